@@ -1,0 +1,3 @@
+"""famezd: the ivshmem server as an OS service."""
+
+__version__ = "0.1.0"

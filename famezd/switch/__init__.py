@@ -1,0 +1,1 @@
+"""The switch: what the server itself does on a fabric, chosen by the fabric's personality."""
