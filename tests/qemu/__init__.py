@@ -1,0 +1,1 @@
+"""Tests with real QEMU machines, and the rig that drives them."""

@@ -1,0 +1,95 @@
+"""Programs that the tests call: found, or installed from the package that has them.
+
+A test that skips itself for want of a program proves nothing, so these tests install what they lack.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+# Also what a user's PATH leaves out: the daemons that we test against live there.
+_SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+_APT = Path("/usr/bin/apt-get")
+
+
+class MissingProgramError(Exception):
+    """A program that a test calls is not there and cannot be installed."""
+
+    def __init__(self, program: str, package: str, complaint: str) -> None:
+        """Name `program` and `package`, the remedy, and what apt complained of."""
+        super().__init__(
+            f"{program} is missing, and installing package {package} did not bring it; "
+            f"as root, run: apt-get install {package}\n{complaint}".rstrip()
+        )
+
+
+def need(program: str, package: str) -> Path:
+    """Return the path of `program`, installing the Debian package that has it where it is missing.
+
+    Installs by apt, as root or through `sudo -n`; may be called by several test processes at a time.
+    Raises MissingProgramError, naming program and package, when that fails.
+    """
+    found = _find(program)
+    if found:
+        return found
+    complaint = ""
+    with _apt_alone():
+        # Another process may have installed it while this one waited for its turn.
+        if not _find(program):
+            complaint = _install(package)
+    found = _find(program)
+    if not found:
+        raise MissingProgramError(program, package, complaint)
+    return found
+
+
+def _find(program: str) -> Path | None:
+    path = shutil.which(program, path=_SEARCH)
+    return Path(path) if path else None
+
+
+@contextlib.contextmanager
+def _apt_alone() -> Iterator[None]:
+    """Hold the lock that everything takes which installs for these tests.
+
+    The lock is on apt-get itself: every user can open it, and there is no file to make or to leave behind.
+    """
+    if not _APT.exists():
+        yield
+        return
+    with _APT.open("rb") as apt:
+        fcntl.flock(apt, fcntl.LOCK_EX)
+        yield
+
+
+def _install(package: str) -> str:
+    """Install `package`; return what apt complained of, or nothing."""
+    install = ["-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends", package]
+    complaint = _apt_get(install)
+    if complaint:
+        # The lists may be absent, as in containers, or name versions that the mirror no longer has.
+        complaint = _apt_get(["update"]) or _apt_get(install)
+    return complaint
+
+
+def _apt_get(arguments: list[str]) -> str:
+    """Run apt-get as root; return its output when it failed, or nothing."""
+    command = ["env", "DEBIAN_FRONTEND=noninteractive", str(_APT), "-q", "-y", *arguments]
+    if os.geteuid() != 0:
+        command = ["sudo", "-n", *command]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as missing:  # neither root nor sudo
+        return str(missing)
+    return f"{' '.join(command)}:\n{done.stdout}" if done.returncode else ""
