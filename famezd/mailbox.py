@@ -332,6 +332,10 @@ class Slots:
         """Whether the slot holds a message that nobody has acknowledged."""
         return self.memory.word(slot * SLOT_SIZE + _BUFLEN) != 0
 
+    def responder(self, slot: int) -> int:
+        """Whom the slot's last message was for."""
+        return self.memory.word(slot * SLOT_SIZE + _LAST_RESPONDER)
+
     def put(self, slot: int, text: bytes, responder: int) -> None:
         """Writes a message for `responder` into the sender's own slot, which must not be pending; the length last."""
         if len(text) > MAX_TEXT:

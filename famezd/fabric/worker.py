@@ -24,7 +24,7 @@ from famezd.protocol import Descriptor
 from famezd.stats import Page, StatsError
 from famezd.switch.personality import Personality
 
-CANNOT_START = 78
+START_FAILED = 78
 """Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
 # Names of the descriptors that are handed on and kept
 SOCKET, MAILBOX, STATS, SUPERVISOR = "socket", "mailbox", "stats", "supervisor"
@@ -237,7 +237,7 @@ def main() -> int:
         worker = Worker(parse(sys.argv[1:]), logger)
     except FamezError as e:
         logger.say(log.ERROR, str(e))
-        return CANNOT_START
+        return START_FAILED
     with contextlib.suppress(KeyboardInterrupt):
         worker.run()
     return os.EX_OK
