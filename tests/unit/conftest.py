@@ -1,8 +1,10 @@
 """What all unit tests share."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -23,6 +25,19 @@ def closing(*descriptors: int) -> Iterator[None]:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Waits for what no event tells of."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.001)
+
+
+def state_of(pid: int) -> str:
+    """What a process does: R runs, S sleeps, Z has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture
