@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# Also what a user's PATH leaves out: the daemons that we test against live there.
-_SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+# What a user's PATH leaves out: the daemons that we test against live there.
+_DAEMONS = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
 _APT = Path("/usr/bin/apt-get")
 
 
@@ -48,7 +48,7 @@ def need(program: str, package: str) -> Path:
 
 
 def _find(program: str) -> Path | None:
-    path = shutil.which(program, path=_SEARCH)
+    path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_DAEMONS]))
     return Path(path) if path else None
 
 
