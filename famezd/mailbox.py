@@ -1,1 +1,369 @@
-"""The mailbox: shared memory."""
+"""The mailbox: opening and checking a fabric's shared memory, and the IVSHMSG layout of slots in it.
+
+All integers in the layout are unsigned 64-bit, native; strings end with a NUL. Slot 0 holds the globals, slot k
+belongs to peer k, and the last one in use to the server. A message stands in its sender's slot; whoever received it
+zeroes its length, and that is the acknowledgement.
+
+Whatever a guest writes there is untrusted: it is copied first and checked then.
+
+Source of the layout: FAME-Z's IVSHMSG, the names of its fields included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import stat
+from typing import NamedTuple, Protocol
+
+from famezd.errors import FamezError
+
+SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
+PAGE = 4096
+"""The least size of a mailbox in bytes: QEMU maps whole pages."""
+
+SLOT_SIZE = 512
+BUFFER_AT = 128
+BUFFER_SIZE = SLOT_SIZE - BUFFER_AT
+MAX_TEXT = BUFFER_SIZE - 1
+"""The longest message in bytes: its NUL has to fit, too."""
+NAME_SIZE = 32
+MAX_PEERS = 62
+
+# Offsets in slot 0
+_SLOT_SIZE, _BUFFER_AT, _CLIENTS, _EVENTS, _SERVER = 0, 8, 16, 24, 32
+# Offsets in every other slot
+_NODENAME, _CCLASS, _BUFLEN, _PEER, _LAST_RESPONDER = 0, 32, 64, 72, 80
+
+
+class MailboxError(FamezError):
+    """The shared memory cannot be used, or what stands in it is none of the layout's."""
+
+
+class Backing(NamedTuple):
+    """Where a mailbox lives and whose it is."""
+
+    kind: str
+    """`shm` or `file`: a file at `path`; `memfd`: no file, sealed against every change of its size."""
+    path: str
+    size: int
+    """Bytes, a power of two: QEMU accepts nothing else."""
+    mode: int = 0o660
+    uid: int = -1
+    """Owner, -1 for who creates it."""
+    gid: int = -1
+
+
+class SharedMemory(NamedTuple):
+    """A mailbox's memory, open; both descriptors are the receiver's to close."""
+
+    descriptor: int
+    """The one that goes to peers."""
+    lock: int | None
+    """Keeps other servers away as long as it is open; None for a memfd, which nobody else can name."""
+
+
+def open_backing(backing: Backing) -> SharedMemory:
+    """Opens the shared memory, creating the file if there is none.
+
+    An existing file is adopted only if it is a regular one with our owner and exactly this size; it keeps its content.
+    Raises MailboxError, which says what stands in the way.
+    """
+    if backing.kind == "memfd":
+        return SharedMemory(_sealed(backing.path, backing.size), None)
+    try:
+        descriptor = _create(backing) if not os.path.lexists(backing.path) else _adopt(backing)
+    except FileExistsError:
+        # Another process was quicker between the look and the creation.
+        descriptor = _adopt(backing)
+    except OSError as e:
+        raise MailboxError(f"cannot open the mailbox {backing.path}: {e.strerror}") from e
+    try:
+        lock = _claim(descriptor, backing.path)
+        _give(descriptor, backing)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return SharedMemory(descriptor, lock)
+
+
+def _sealed(name: str, size: int) -> int:
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    os.posix_fallocate(descriptor, 0, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def _create(backing: Backing) -> int:
+    # 0600 until owner and group are right, so that at no time it is open to more than it will be.
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(backing.path, flags, 0o600)
+    try:
+        os.ftruncate(descriptor, backing.size)
+        # Memory that is found missing only when a machine touches it kills the machine with SIGBUS.
+        os.posix_fallocate(descriptor, 0, backing.size)
+    except OSError as e:
+        os.unlink(backing.path)
+        os.close(descriptor)
+        raise MailboxError(
+            f"cannot make the mailbox {backing.path} of {backing.size} bytes: {e.strerror}; "
+            f"free space there or choose a smaller mailbox.size"
+        ) from e
+    return descriptor
+
+
+def _adopt(backing: Backing) -> int:
+    path = backing.path
+    try:
+        # Not blocking: opening a FIFO would wait for its other end.
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        link = " (a symbolic link is not followed)" if os.path.islink(path) else ""
+        raise MailboxError(
+            f"cannot use the mailbox {path}: {e.strerror}{link}; remove it or choose another mailbox.name"
+        ) from e
+    found = os.fstat(descriptor)
+    owner = backing.uid if backing.uid >= 0 else os.geteuid()
+    wrong = ""
+    if not stat.S_ISREG(found.st_mode):
+        wrong = "it is no regular file"
+    elif found.st_uid not in (owner, os.geteuid()):
+        wrong = f"it belongs to user id {found.st_uid}, not {owner}"
+    elif found.st_nlink != 1:
+        wrong = f"it has {found.st_nlink} names"
+    elif found.st_size != backing.size:
+        wrong = f"it has {found.st_size} bytes, not {backing.size}"
+    if wrong:
+        os.close(descriptor)
+        raise MailboxError(
+            f"cannot adopt the mailbox {path}: {wrong}; if nobody uses it remove it, else choose another mailbox.name"
+        )
+    return descriptor
+
+
+def _claim(descriptor: int, path: str) -> int:
+    """Makes sure that no other server uses the same mailbox; returns the lock.
+
+    The lock is on an open file of its own: `descriptor` goes to peers, and what peers share they could unlock, or keep
+    locked when we are gone.
+    """
+    own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(own)
+        raise MailboxError(
+            f"the mailbox {path} is in use by another server ({_lock_holder(descriptor)}); "
+            f"stop that one or choose another mailbox.name"
+        ) from e
+    return own
+
+
+def _lock_holder(descriptor: int) -> str:
+    inode = os.fstat(descriptor).st_ino
+    with contextlib.suppress(OSError), open("/proc/locks") as locks:
+        for line in locks:
+            # 1: FLOCK  ADVISORY  WRITE 4242 00:19:77 0 EOF
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                return f"pid {fields[4]}"
+    return "its pid is not to be seen from here"
+
+
+def _give(descriptor: int, backing: Backing) -> None:
+    try:
+        if backing.uid >= 0 or backing.gid >= 0:
+            os.fchown(descriptor, backing.uid, backing.gid)
+        os.fchmod(descriptor, backing.mode)
+    except OSError as e:
+        raise MailboxError(
+            f"cannot give the mailbox {backing.path} its owner, group and mode: {e.strerror}; "
+            f"run as root or choose a group that the service is in"
+        ) from e
+
+
+class Memory(Protocol):
+    """Access to shared memory, by offset in bytes."""
+
+    def read(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes."""
+
+    def write(self, at: int, data: bytes) -> None:
+        """Writes all of `data`."""
+
+    def word(self, at: int) -> int:
+        """The 64-bit word there."""
+
+    def set_word(self, at: int, value: int) -> None:
+        """Sets the 64-bit word there."""
+
+
+class MappedMemory:
+    """Shared memory that is mapped: fast, but a file that somebody truncates kills the process with SIGBUS."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        self._bytes = memoryview(self._mapping)
+        self._words = self._bytes.cast("Q")
+        self.size = len(self._bytes)
+
+    def read(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes."""
+        return bytes(self._bytes[at : at + size])
+
+    def write(self, at: int, data: bytes) -> None:
+        """Writes all of `data`."""
+        self._bytes[at : at + len(data)] = data
+
+    def word(self, at: int) -> int:
+        """The 64-bit word there, read whole."""
+        return self._words[at >> 3]
+
+    def set_word(self, at: int, value: int) -> None:
+        """Sets the 64-bit word there, whole."""
+        self._words[at >> 3] = value
+
+    def close(self) -> None:
+        """Unmaps the memory."""
+        self._words.release()
+        self._bytes.release()
+        self._mapping.close()
+
+
+class FileMemory:
+    """Shared memory by pread and pwrite: a file that a peer truncates reads short, and cannot hurt the reader."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes; what is no longer there reads as zero."""
+        return os.pread(self._descriptor, size, at).ljust(size, b"\0")
+
+    def write(self, at: int, data: bytes) -> None:
+        """Writes all of `data`."""
+        os.pwrite(self._descriptor, data, at)
+
+    def word(self, at: int) -> int:
+        """The 64-bit word there."""
+        return int.from_bytes(self.read(at, 8), "little")
+
+    def set_word(self, at: int, value: int) -> None:
+        """Sets the 64-bit word there."""
+        self.write(at, value.to_bytes(8, "little"))
+
+
+def server_memory(descriptor: int) -> Memory:
+    """The access that suits a server, which must outlive whatever a peer does to the file.
+
+    A file on hugetlbfs cannot be written but through a mapping.
+    """
+    try:
+        os.pwrite(descriptor, b"", 0)
+    except OSError:
+        return MappedMemory(descriptor)
+    return FileMemory(descriptor)
+
+
+def slots_size(peers: int) -> int:
+    """Bytes of the layout for `peers`: a power of two of slots for the globals, the peers and the server."""
+    return max(PAGE, SLOT_SIZE << (peers + 1).bit_length())
+
+
+class Slots:
+    """The IVSHMSG layout over shared memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    @property
+    def peers(self) -> int:
+        """How many clients the server laid the mailbox out for; they have the ids 1 .. peers."""
+        return self.memory.word(_CLIENTS)
+
+    @property
+    def server(self) -> int:
+        """The server's id."""
+        return self.memory.word(_SERVER)
+
+    def lay_out(self, peers: int) -> None:
+        """Writes the globals and gives every slot its owner's id; what stood there before is gone."""
+        for slot in range(peers + 2):
+            self.memory.write(slot * SLOT_SIZE, bytes(SLOT_SIZE))
+        for slot in range(1, peers + 2):
+            self.memory.set_word(slot * SLOT_SIZE + _PEER, slot)
+        self.memory.set_word(_SLOT_SIZE, SLOT_SIZE)
+        self.memory.set_word(_BUFFER_AT, BUFFER_AT)
+        self.memory.set_word(_EVENTS, peers + 2)
+        self.memory.set_word(_SERVER, peers + 1)
+        # Last: a client takes a mailbox with clients for one that is laid out.
+        self.memory.set_word(_CLIENTS, peers)
+
+    def check(self, size: int) -> None:
+        """Raises MailboxError if this is no IVSHMSG mailbox of `size` bytes."""
+        found = [self.memory.word(at) for at in (_SLOT_SIZE, _BUFFER_AT, _CLIENTS, _SERVER)]
+        peers = found[2]
+        if found != [SLOT_SIZE, BUFFER_AT, peers, peers + 1] or not 0 < peers <= MAX_PEERS or slots_size(peers) > size:
+            raise MailboxError("the shared memory holds no IVSHMSG mailbox; is the fabric's personality genz?")
+
+    def clear(self, slot: int) -> None:
+        """Empties a slot but for its id: no names, no message."""
+        self.memory.write(slot * SLOT_SIZE, bytes(SLOT_SIZE))
+        self.memory.set_word(slot * SLOT_SIZE + _PEER, slot)
+
+    def name(self, slot: int, nodename: str, cclass: str) -> None:
+        """Writes a slot's names, each cut to 31 bytes."""
+        for at, text in ((_NODENAME, nodename), (_CCLASS, cclass)):
+            field = text.encode()[: NAME_SIZE - 1].ljust(NAME_SIZE, b"\0")
+            self.memory.write(slot * SLOT_SIZE + at, field)
+
+    def nodename(self, slot: int) -> str:
+        """The slot's node name; bytes that are no UTF-8 come as U+FFFD, control characters too."""
+        return _text(self.memory.read(slot * SLOT_SIZE + _NODENAME, NAME_SIZE))
+
+    def cclass(self, slot: int) -> str:
+        """The slot's component class, in the same way."""
+        return _text(self.memory.read(slot * SLOT_SIZE + _CCLASS, NAME_SIZE))
+
+    def pending(self, slot: int) -> bool:
+        """Whether the slot holds a message that nobody has acknowledged."""
+        return self.memory.word(slot * SLOT_SIZE + _BUFLEN) != 0
+
+    def responder(self, slot: int) -> int:
+        """Whom the slot's last message was for."""
+        return self.memory.word(slot * SLOT_SIZE + _LAST_RESPONDER)
+
+    def put(self, slot: int, text: bytes, responder: int) -> None:
+        """Writes a message for `responder` into the sender's own slot, which must not be pending; the length last."""
+        if len(text) > MAX_TEXT:
+            raise MailboxError(f"a message of {len(text)} bytes; at most {MAX_TEXT} fit into a slot")
+        base = slot * SLOT_SIZE
+        self.memory.set_word(base + _LAST_RESPONDER, responder)
+        self.memory.write(base + BUFFER_AT, text + b"\0")
+        self.memory.set_word(base + _BUFLEN, len(text))
+
+    def take(self, slot: int) -> bytes | None:
+        """Copies the message in `slot` and acknowledges it; None if there is none.
+
+        Raises MailboxError, the message acknowledged all the same, if its length is beyond the buffer.
+        """
+        length = self.memory.word(slot * SLOT_SIZE + _BUFLEN)
+        if not length:
+            return None
+        text = self.memory.read(slot * SLOT_SIZE + BUFFER_AT, min(length, MAX_TEXT))
+        self.acknowledge(slot)
+        if length > MAX_TEXT:
+            raise MailboxError(f"slot {slot} says its message has {length} bytes; at most {MAX_TEXT} fit")
+        return text.partition(b"\0")[0]
+
+    def acknowledge(self, slot: int) -> None:
+        """Zeroes the length in `slot`: its owner may send again."""
+        self.memory.set_word(slot * SLOT_SIZE + _BUFLEN, 0)
+
+
+def _text(field: bytes) -> str:
+    text = field.partition(b"\0")[0].decode(errors="replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

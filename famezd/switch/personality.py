@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
+from famezd.mailbox import Memory
+
 
 class Fabric(Protocol):
     """What the worker offers to the personality that serves in it."""
@@ -16,8 +18,10 @@ class Fabric(Protocol):
     """How many peers the fabric takes."""
     vectors: int
     """How many vectors each peer has."""
-    memory: memoryview
-    """The mailbox, all of it, as bytes; peers write to it at any time."""
+    switch: int
+    """The id of the switch, whether or not it is a peer: the one after the last port's."""
+    memory: Memory
+    """The mailbox; peers write to it at any time."""
 
     def ring(self, peer: int, vector: int) -> None:
         """Ring `peer` on `vector` as the switch; a bell to nobody is counted as dropped."""
@@ -31,23 +35,25 @@ class Personality:
 
     first_id: ClassVar[int] = 0
     """The id of the first port."""
+    fixed_ids: ClassVar[bool] = False
+    """Whether ids are good for `peers` ids from the first on only, because each has its place in the mailbox."""
     is_peer: ClassVar[bool] = False
     """Whether the switch is itself a peer: announced to newcomers, with the id after the last port's."""
 
     @classmethod
     def mistakes(cls, peers: int, vectors: int) -> dict[str, str]:
         """What this personality cannot do: the setting's key, and what is wrong and what is allowed."""
-        del peers, vectors
         return {}
 
     @classmethod
     def mailbox_size(cls, peers: int) -> int:
         """The least size of the mailbox in bytes, a power of two; 0 where any will do."""
-        del peers
         return 0
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
+        self.due: float | None = None
+        """When `tick` is to be called, in seconds of the monotonic clock, None for never; each tick resets it."""
 
     def joined(self, peer: int) -> None:
         """`peer` has a port; called before it receives anything."""
@@ -55,10 +61,8 @@ class Personality:
     def left(self, peer: int) -> None:
         """`peer` has gone."""
 
-    def doorbell(self, peer: int | None, vector: int, count: int) -> None:
-        """The switch was rung `count` times on `vector`, by `peer` (None where bells are direct: nobody knows)."""
+    def doorbell(self, peer: int | None, vector: int, rings: int) -> None:
+        """The switch was rung `rings` times on `vector`, by `peer` (None where bells are direct: nobody knows)."""
 
-    def tick(self, now: float) -> float | None:
-        """Do what was waiting for `now` (monotonic seconds); returns when to be called again, None for never."""
-        del now
-        return None
+    def tick(self, now: float) -> None:
+        """Do what was due by `now`, in seconds of the monotonic clock."""

@@ -1,0 +1,197 @@
+"""The relay, measured: `python -m bench.relay`.
+
+Two figures, each against its physical limit in the same run, in turns, because machines are noisy:
+
+- the round trip of a doorbell between two processes, through eventfds alone and through a relayed fabric. Peers on two
+  processors are what virtual machines are: each is woken from sleep. Peers on one are the extreme: without a relay a
+  round trip is then two context switches and nothing else.
+- ready doorbells that one worker relays in a second: every bell of every peer has been rung before it looks.
+
+Only the ratios are claims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from famezd.client import Peer
+from famezd.fabric.settings import Settings
+from famezd.protocol import PeerId
+from famezd.stats import Page
+
+ROUND_TRIPS = 5_000
+ROUNDS = 10
+PEERS, VECTORS = 14, 16
+
+
+@contextmanager
+def worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker, started by hand, that listens when this returns."""
+    command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        if b"fabric serves" not in line:
+            raise RuntimeError(line.decode())
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            process.stderr.read()
+
+
+def echo(bell_in: int, bell_out: int) -> None:
+    """Rings back whenever it is rung, for ever."""
+    poll = select.poll()
+    poll.register(bell_in, select.POLLIN)
+    while True:
+        poll.poll()
+        os.eventfd_read(bell_in)
+        os.eventfd_write(bell_out, 1)
+
+
+def round_trips(bell_out: int, bell_in: int, n: int) -> float:
+    """Seconds of a round trip, the median of `n`."""
+    poll = select.poll()
+    poll.register(bell_in, select.POLLIN)
+    times = []
+    for _ in range(n):
+        began = time.perf_counter()
+        os.eventfd_write(bell_out, 1)
+        poll.poll()
+        os.eventfd_read(bell_in)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+@contextmanager
+def echoing(bell_in: int, bell_out: int, processor: int) -> Iterator[None]:
+    """A process that echoes, on one processor."""
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {processor})
+        echo(bell_in, bell_out)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def bells(peer: Peer, other: int) -> list[int]:
+    """The eventfds by which `peer` rings `other`, or itself is rung."""
+    return list(peer._protocol.peers[PeerId(other)])
+
+
+def measure_round_trips(directory: Path, rounds: int) -> None:
+    """Prints the round trip without and with a relay between."""
+    settings = Settings("bench", str(directory / "bench.sock"), "famez-bench", 1 << 20, backing="memfd")
+    there, back = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
+    everywhere = sorted(os.sched_getaffinity(0))
+    print("round trip of a doorbell between two processes, medians of", ROUND_TRIPS)
+    with worker(settings), Peer.join(settings.socket) as a, Peer.join(settings.socket) as b:
+        relayed_out, relayed_in = bells(a, b.id)[0], bells(a, a.id)[0]
+        echo_in, echo_out = bells(b, b.id)[0], bells(b, a.id)[0]
+        os.sched_setaffinity(0, everywhere[:1])
+        for processor in everywhere[:2]:
+            bare, relayed = [], []
+            with echoing(there, back, processor), echoing(echo_in, echo_out, processor):
+                for _ in range(rounds):
+                    bare.append(round_trips(there, back, ROUND_TRIPS))
+                    relayed.append(round_trips(relayed_out, relayed_in, ROUND_TRIPS))
+            ratios = sorted(r / b for r, b in zip(relayed, bare, strict=True))
+            print("  peers on one processor" if processor == everywhere[0] else "  peers on two processors (aim: 1.6)")
+            print(f"    eventfds alone    {statistics.median(bare) * 1e6:7.1f} us")
+            print(f"    through a relay   {statistics.median(relayed) * 1e6:7.1f} us")
+            print(f"    ratio             {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        os.sched_setaffinity(0, everywhere)
+
+
+def bare_pairs() -> float:
+    """Pairs a second of one eventfd read and one written, in a bare loop: what no relay can pass."""
+    pairs = [(os.eventfd(1, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)) for _ in range(PEERS * VECTORS)]
+    one, into = (1).to_bytes(8, "little"), bytearray(8)
+    n = 0
+    began = time.perf_counter()
+    for _ in range(50):
+        for source, target in pairs:
+            os.readv(source, [into])
+            os.write(target, one)
+            os.write(source, one)
+            n += 1
+    seconds = time.perf_counter() - began
+    for pair in pairs:
+        for descriptor in pair:
+            os.close(descriptor)
+    # A third of what was timed made the bells ready again.
+    return n / (seconds * 2 / 3)
+
+
+def measure_throughput(directory: Path, rounds: int) -> None:
+    """Prints how many ready doorbells a worker relays in a second of its own time."""
+    settings = Settings("bench", str(directory / "bench.sock"), "famez-bench", 1 << 20, backing="memfd")
+    with worker(settings) as process:
+        peers = [Peer.join(settings.socket) for _ in range(PEERS)]
+        page = Page.open(_page_descriptor(process.pid))
+        all_bells = [bell for peer in peers for other in peer.peers for bell in bells(peer, other)]
+        busy = page.total_at("busy_ns")
+        rates, bare = [], []
+        for _ in range(rounds):
+            bare.append(bare_pairs())
+            process.send_signal(signal.SIGSTOP)
+            for bell in all_bells:
+                os.eventfd_write(bell, 1)
+            expected, before = sum(page.doorbells()) + len(all_bells), page.words[busy]
+            process.send_signal(signal.SIGCONT)
+            _await_count(page, expected)
+            # Once more: when this one is counted, the time of the turns before it is, too.
+            os.eventfd_write(all_bells[0], 1)
+            _await_count(page, expected + 1)
+            rates.append(len(all_bells) / ((page.words[busy] - before) / 1e9))
+        for peer in peers:
+            peer.leave()
+        page.close()
+    ratios = [r / b for r, b in zip(rates, bare, strict=True)]
+    print(f"ready doorbells, {len(all_bells)} bells of {PEERS} peers with {VECTORS} vectors")
+    print(f"  bare read and write {statistics.median(bare):9,.0f} a second")
+    print(f"  relayed by a worker {statistics.median(rates):9,.0f} a second of its busy time  (aim 500,000)")
+    print(f"  ratio               {statistics.median(ratios):9.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def _await_count(page: Page, expected: int) -> None:
+    while sum(page.doorbells()) < expected:
+        time.sleep(0.002)
+
+
+def _page_descriptor(pid: int) -> int:
+    """The worker's stats page, opened beside it."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if "famez-bench-stats" in os.readlink(link):
+            return os.open(link, os.O_RDWR)
+    raise RuntimeError("the worker has no stats page")
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as directory:
+        measure_round_trips(Path(directory), rounds)
+        measure_throughput(Path(directory), rounds)
+
+
+if __name__ == "__main__":
+    main()

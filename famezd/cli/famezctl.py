@@ -1,0 +1,152 @@
+"""famezctl: asks a running famezd."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from famezd import __version__
+from famezd.errors import FamezError
+
+_EPILOG = """\
+exit status: 0 done, and all fabrics serve; 1 not done, standard error says why; 2 wrong usage;
+3 done, but a fabric does not serve (status)
+"""
+FABRIC_DOWN = 3
+_TIMEOUT = 10.0
+
+
+class ControlError(FamezError):
+    """famezd cannot be asked, or does not know the answer."""
+
+
+def main() -> int:
+    """Runs one verb; returns its exit status."""
+    arguments = _parser().parse_args()
+    path = arguments.socket or default_control_socket()
+    try:
+        answers = arguments.ask(path, arguments)
+    except ControlError as e:
+        print(f"famezctl: {e}", file=sys.stderr)
+        return 1
+    print(json.dumps(answers, indent=2) if arguments.json else arguments.show(answers))
+    if arguments.verb == "status" and any(fabric["state"] != "serving" for fabric in answers["fabrics"]):
+        return FABRIC_DOWN
+    return os.EX_OK
+
+
+def default_control_socket() -> Path:
+    """The control socket of the famezd that is meant where none is named: the system's, else the user's own."""
+    system = Path("/run/famez/control.sock")
+    own = os.environ.get("RUNTIME_DIRECTORY") or os.environ.get("XDG_RUNTIME_DIR", "")
+    if "RUNTIME_DIRECTORY" in os.environ:
+        return Path(own.split(":")[0], "control.sock")
+    return system if os.geteuid() == 0 or system.exists() or not own else Path(own, "famez", "control.sock")
+
+
+def get(control: Path, resource: str) -> Any:  # noqa: ANN401 (whatever JSON it is)
+    """What famezd answers to a GET of `resource`; raises ControlError if it cannot be asked, or says no."""
+    connection = _Unix(control)
+    try:
+        connection.request("GET", resource)
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except PermissionError as e:
+        raise ControlError(f"permission denied: {control}; run as root or join the socket's group") from e
+    except (FileNotFoundError, ConnectionRefusedError) as e:
+        raise ControlError(f"nobody answers at {control}; is famezd running? (systemctl status famezd)") from e
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        raise ControlError(f"cannot ask famezd at {control}: {e}") from e
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise ControlError(answer.get("error", f"famezd answers {response.status} {response.reason}"))
+    return answer
+
+
+class _Unix(http.client.HTTPConnection):
+    """HTTP over an AF_UNIX socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT)
+        self.sock.connect(str(self._path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="famezctl",
+        description="See what a running famezd serves.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-s", "--socket", type=Path, metavar="SOCKET", help="famezd's control socket (default: that of the system's)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--version", action="version", version=f"famezctl {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    status = verbs.add_parser("status", help="all fabrics")
+    status.set_defaults(ask=lambda path, _: get(path, "/api/v1/status"), show=_show_status)
+    peers = verbs.add_parser("peers", help="who is on a fabric")
+    peers.add_argument("fabric", metavar="FABRIC")
+    peers.set_defaults(ask=_ask_fabric("peers"), show=_show_peers)
+    doorbells = verbs.add_parser("doorbells", help="who rang whom, and how often")
+    doorbells.add_argument("fabric", metavar="FABRIC")
+    doorbells.set_defaults(ask=_ask_fabric("doorbells"), show=_show_doorbells)
+    return parser
+
+
+def _ask_fabric(what: str) -> Any:  # noqa: ANN401
+    return lambda path, arguments: get(path, f"/api/v1/fabrics/{quote(arguments.fabric, safe='')}/{what}")
+
+
+def _show_status(answer: dict[str, Any]) -> str:
+    head = ("FABRIC", "STATE", "PERSONALITY", "DOORBELLS", "PORTS", "PEERS", "VECTORS", "RUNG", "RESTARTS", "SOCKET")
+    keys = ("name", "state", "personality", "doorbells", "ports", "peers", "vectors", "rung", "restarts", "socket")
+    fabrics = [fabric | {"peers": f"{fabric['peers']}/{fabric['peers_limit']}"} for fabric in answer["fabrics"]]
+    return table([head, *([str(fabric[key]) for key in keys] for fabric in fabrics)])
+
+
+def _show_peers(answer: dict[str, Any]) -> str:
+    now = time.time()
+    rows = [
+        [str(p["id"]), p["program"] or "-", str(p["pid"]), str(p["uid"]), _duration(now - p["joined"])]
+        for p in answer["peers"]
+    ]
+    return table([("ID", "PROGRAM", "PID", "UID", "SINCE"), *rows])
+
+
+def _show_doorbells(answer: dict[str, Any]) -> str:
+    rows = [[str(p["src"]), str(p["dst"]), str(p["count"])] for p in answer["pairs"] if p["count"]]
+    vectors = [[str(v["dst"]), str(v["vector"]), str(v["count"])] for v in answer["vectors"] if v["count"]]
+    pairs = table([("SRC", "DST", "DOORBELLS"), *rows])
+    return pairs + "\n\n" + table([("DST", "VECTOR", "DOORBELLS"), *vectors])
+
+
+def table(rows: list[Any]) -> str:
+    """Rows of texts in columns; the first is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    for n, unit in ((days, "d"), (hours, "h"), (minutes, "min")):
+        if n >= 1:
+            return f"{int(n)} {unit}"
+    return f"{max(0, int(seconds))} s"

@@ -1,0 +1,80 @@
+"""famezd, the service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from famezd import __version__
+from famezd.attach import qemu_arguments
+from famezd.config import Config, ConfigError, load
+from famezd.errors import FamezError
+from famezd.supervisor.logs import configure
+from famezd.supervisor.service import Service
+
+DEFAULT_CONFIG = Path("/etc/famez/famezd.yaml")
+CONFIG_WRONG = 2
+"""Exit status when the configuration has mistakes: nothing was started."""
+
+_EPILOG = """\
+Each file fabrics.d/NAME.yaml beside the configuration defines the fabric NAME: a socket at which QEMU's
+ivshmem-doorbell devices and host programs join, and the memory that they share.
+
+exit status: 0 stopped as asked; 1 cannot run; 2 mistakes in the configuration (all are listed, nothing was started)
+"""
+
+
+def main() -> int:
+    """Runs famezd; returns its exit status."""
+    arguments = _parser().parse_args()
+    try:
+        config = load(arguments.config)
+    except ConfigError as e:
+        print(e, file=sys.stderr)
+        return CONFIG_WRONG
+    if arguments.check:
+        print(f"{arguments.config}: {len(config.fabrics)} fabrics, no mistakes")
+        return os.EX_OK
+    configure(config.log.level, config.log.format)
+    # systemd has its own ways to learn of it; this is for people.
+    foreground = "NOTIFY_SOCKET" not in os.environ
+    service = Service(config, lambda url: _announce(config, url) if foreground else None)
+    try:
+        asyncio.run(service.run())
+    except FamezError as e:
+        print(f"famezd: {e}", file=sys.stderr)
+        return 1
+    return os.EX_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="famezd",
+        description="Serve ivshmem fabrics: doorbells and shared memory between virtual machines and host programs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="the settings (default: %(default)s)"
+    )
+    parser.add_argument("--check", action="store_true", help="only check the configuration, and list all mistakes")
+    parser.add_argument("--version", action="version", version=f"famezd {__version__}")
+    return parser
+
+
+def _announce(config: Config, url: str) -> None:
+    """Tells a person what is there and what to do next."""
+    for fabric in config.fabrics.values():
+        arguments = qemu_arguments(fabric)
+        print(f"\nfabric {fabric.name}: {fabric.personality}, {fabric.peers} peers, {fabric.vectors} vectors")
+        print(f"  socket   {fabric.socket.path}")
+        print(f"  mailbox  {fabric.mailbox.file or 'memfd'} ({fabric.mailbox.size} bytes)")
+        print(f"  QEMU     {shlex.join(arguments[:2])} \\\n           {shlex.join(arguments[2:])}")
+    if url:
+        print(f"\nmetrics  {url}/metrics")
+    control = shlex.quote(str(config.control_socket))
+    print(f"status   famezctl -s {control} status", flush=True)

@@ -1,0 +1,219 @@
+"""A peer of a fabric that is a program on the host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from famezd.errors import FamezError
+from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, PeerId, PeerLeft, VectorAdded
+
+QUIET = 0.05
+"""Seconds without a message after which a client that is alone takes its set-up for complete.
+
+The protocol does not say how many vectors there are; who is not alone has as many as the others.
+"""
+
+
+class ClientError(FamezError):
+    """The fabric cannot be joined, has ended the membership, or has no such peer or vector."""
+
+
+class Doorbell(NamedTuple):
+    """This peer was rung."""
+
+    vector: int
+    rings: int
+    """How often since it was last read."""
+
+
+class Joined(NamedTuple):
+    """Another peer is there (with fresh ports; sticky ports tell nobody)."""
+
+    peer: int
+
+
+class Left(NamedTuple):
+    """Another peer has gone (with fresh ports)."""
+
+    peer: int
+
+
+Event = Doorbell | Joined | Left
+
+
+class Peer:
+    """A membership, made by `join` and ended by `leave` or the end of a `with` block.
+
+    For an event loop of any kind, `fileno` is readable whenever `wait` would return something at once.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._protocol = Client()
+        self._epoll = select.epoll()
+        self._epoll.register(connection, select.EPOLLIN)
+        self._bells: dict[int, int] = {}
+        self._count = bytearray(8)
+
+    @classmethod
+    def join(cls, path: str | os.PathLike[str], *, timeout: float = 10.0) -> Peer:
+        """Joins the fabric whose socket is at `path`, and returns when the set-up is complete.
+
+        Raises ClientError if that is not so within `timeout` seconds, or the fabric refuses.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(os.fspath(path))
+        except OSError as e:
+            connection.close()
+            raise ClientError(f"cannot join {path}: {e.strerror or e}; is famezd running?") from e
+        peer = cls(connection)
+        try:
+            peer._set_up(time.monotonic() + timeout)
+        except FamezError as e:
+            peer.leave()
+            raise ClientError(f"cannot join {path}: {e}") from e
+        return peer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self.leave()
+
+    @property
+    def id(self) -> int:
+        """This peer's id."""
+        if self._protocol.peer is None:
+            raise ClientError("the server has given no id yet")
+        return self._protocol.peer
+
+    @property
+    def memory(self) -> int:
+        """The descriptor of the shared memory, which stays the peer's."""
+        if self._protocol.memory is None:
+            raise ClientError("the server has shared no memory yet")
+        return self._protocol.memory
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors this peer has."""
+        return len(self._protocol.peers.get(PeerId(self.id), ()))
+
+    @property
+    def peers(self) -> list[int]:
+        """The ids that this peer can ring, without its own; with sticky ports all, occupied or not."""
+        return sorted(peer for peer in self._protocol.peers if peer != self.id)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something for `wait` to return."""
+        return self._epoll.fileno()
+
+    def ring(self, peer: int, vector: int = 0) -> None:
+        """Rings `peer` on `vector`; raises ClientError if it is not known or has no such vector."""
+        bells = self._protocol.peers.get(PeerId(peer))
+        if bells is None:
+            raise ClientError(f"no peer {peer}; there are: {', '.join(map(str, self.peers)) or 'none'}")
+        if not 0 <= vector < len(bells):
+            raise ClientError(f"peer {peer} has no vector {vector}; it has 0 to {len(bells) - 1}")
+        with contextlib.suppress(BlockingIOError):
+            # Full: it is pending already.
+            os.eventfd_write(bells[vector], 1)
+
+    def wait(self, timeout: float | None = None) -> list[Event]:
+        """What has happened: at least one event, or none after `timeout` seconds (None: for ever, 0: does not wait).
+
+        Raises ClientError if the server has ended the membership; the peers that are known can still be rung.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            events: list[Event] = []
+            for descriptor, _ in self._epoll.poll(left):
+                if descriptor == self._connection.fileno():
+                    events += self._hear()
+                elif rings := self._take(descriptor):
+                    events.append(Doorbell(self._bells[descriptor], rings))
+            if events or (deadline is not None and time.monotonic() >= deadline):
+                return events
+
+    def leave(self) -> None:
+        """Ends the membership and closes every descriptor."""
+        self._epoll.close()
+        self._connection.close()
+        held = [fd for bells in self._protocol.peers.values() for fd in bells]
+        if self._protocol.memory is not None:
+            held.append(self._protocol.memory)
+        self._protocol = Client()
+        for descriptor in held:
+            os.close(descriptor)
+
+    def _set_up(self, deadline: float) -> None:
+        self._connection.setblocking(False)
+        while True:
+            alone = self._protocol.complete and not self.peers
+            left = QUIET if alone else deadline - time.monotonic()
+            if self._protocol.complete and not alone:
+                break
+            if not self._epoll.poll(max(0.0, left)):
+                if alone:
+                    break
+                raise ClientError("the server has not completed the set-up in time")
+            self._hear()
+
+    def _hear(self) -> list[Event]:
+        """Reads all that the server has sent."""
+        events: list[Event] = []
+        while True:
+            try:
+                data, descriptors, flags, _ = socket.recv_fds(self._connection, MESSAGE_SIZE, 1)
+            except BlockingIOError:
+                return events
+            except OSError as e:
+                raise ClientError(f"the connection is broken: {e.strerror}") from e
+            events += self._understand(data, [Descriptor(fd) for fd in descriptors], flags)
+
+    def _understand(self, data: bytes, descriptors: list[Descriptor], flags: int) -> list[Event]:
+        try:
+            if flags & socket.MSG_CTRUNC:
+                raise ClientError("a descriptor was lost; raise this process's limit of open files")
+            if not data:
+                self._protocol.end()
+                raise ClientError("the server has ended the membership")
+            told = self._protocol.receive(data, descriptors)
+        except FamezError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if not data:
+                # Level-triggered, it would be readable for ever.
+                self._epoll.unregister(self._connection)
+            raise
+        events: list[Event] = []
+        for event in told:
+            if isinstance(event, PeerLeft):
+                for descriptor in event.descriptors:
+                    os.close(descriptor)
+                events.append(Left(event.peer))
+            elif isinstance(event, VectorAdded):
+                os.set_inheritable(event.descriptor, False)
+                if event.peer == self._protocol.peer:
+                    self._bells[event.descriptor] = event.vector
+                    self._epoll.register(event.descriptor, select.EPOLLIN)
+                elif event.vector == 0:
+                    events.append(Joined(event.peer))
+        return events
+
+    def _take(self, bell: int) -> int:
+        try:
+            # Not eventfd_read: the open file is shared, and so is whether it blocks.
+            os.preadv(bell, [self._count], -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        return int.from_bytes(self._count, "little")

@@ -1,0 +1,75 @@
+"""Peer ids: which one a newcomer gets.
+
+The law (QEMU dies if it is broken): never announce to a peer an id that it has seen depart. Sticky ports keep it by
+never announcing anything after the set-up; fresh ports by giving no id that a connected peer has seen depart.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from famezd.protocol import PeerId
+
+
+class StickyIds:
+    """An id is a port: the lowest free one, over and over."""
+
+    def __init__(self, ids: range) -> None:
+        self._ids = ids
+        self._taken: set[int] = set()
+
+    def take(self) -> PeerId | None:
+        """The lowest free id, None if all are taken."""
+        free = next((i for i in self._ids if i not in self._taken), None)
+        if free is None:
+            return None
+        self._taken.add(free)
+        return PeerId(free)
+
+    def release(self, peer: PeerId) -> None:
+        """The peer has left."""
+        self._taken.discard(peer)
+
+
+class FreshIds:
+    """Ids in ascending order, round and round, but none that a connected peer has seen depart.
+
+    A peer has seen all departures since it joined. So an id that departed is good again when everybody who was there
+    at the time has left, too.
+    """
+
+    def __init__(self, ids: range) -> None:
+        self._ids = ids
+        self._cursor = 0
+        self._clock = 0
+        self._joined: dict[PeerId, int] = {}
+        # Departures in order, as (when, id), and their ids:
+        self._departures: deque[tuple[int, PeerId]] = deque()
+        self._departed: set[PeerId] = set()
+
+    def take(self) -> PeerId | None:
+        """The next id, None if all are taken or remembered."""
+        self._forget()
+        if len(self._joined) + len(self._departed) >= len(self._ids):
+            return None
+        for step in range(len(self._ids)):
+            peer = PeerId(self._ids[(self._cursor + step) % len(self._ids)])
+            if peer not in self._joined and peer not in self._departed:
+                self._cursor = (self._cursor + step + 1) % len(self._ids)
+                self._clock += 1
+                self._joined[peer] = self._clock
+                return peer
+        return None
+
+    def release(self, peer: PeerId) -> None:
+        """The peer has left; who is connected has seen it, or may have."""
+        del self._joined[peer]
+        self._clock += 1
+        self._departures.append((self._clock, peer))
+        self._departed.add(peer)
+
+    def _forget(self) -> None:
+        # Peers are in the order of their joins, so the first is the one with the longest memory.
+        oldest = next(iter(self._joined.values()), self._clock + 1)
+        while self._departures and self._departures[0][0] < oldest:
+            self._departed.discard(self._departures.popleft()[1])

@@ -1,0 +1,78 @@
+"""The fabric's listening socket: bound where nobody else listens, never open to more than it should be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from typing import NamedTuple
+
+from famezd.errors import FamezError
+
+BACKLOG = 1024
+_UCRED = struct.Struct("iII")
+
+
+class ListenerError(FamezError):
+    """The socket's path cannot be bound."""
+
+
+class Credentials(NamedTuple):
+    """Who is at the other end of a socket, as the kernel saw it connect or listen."""
+
+    pid: int
+    """0 if it is in a pid namespace that cannot be seen from here."""
+    uid: int
+    gid: int
+
+
+def credentials(connection: socket.socket) -> Credentials:
+    """The credentials of a connected AF_UNIX socket's other end (SO_PEERCRED)."""
+    return Credentials(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+
+def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> socket.socket:
+    """Binds a non-blocking stream socket to `path` and listens.
+
+    A socket file that nobody listens on any more is replaced. Raises ListenerError, which says what is in the way.
+    """
+    _make_way(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # Nobody else may connect until owner and group are right.
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        if uid >= 0 or gid >= 0:
+            os.chown(path, uid, gid, follow_symlinks=False)
+        os.chmod(path, mode)
+        listener.listen(BACKLOG)
+    except OSError as e:
+        listener.close()
+        raise ListenerError(f"cannot listen on {path}: {e.strerror}") from e
+    finally:
+        os.umask(umask)
+    return listener
+
+
+def _make_way(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise ListenerError(f"cannot listen on {path}: {e.strerror}") from e
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenerError(f"cannot listen on {path}: there is a file that is no socket; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError as e:
+            raise ListenerError(f"cannot listen on {path}: a busy process listens there already; stop it") from e
+        except OSError as e:
+            raise ListenerError(f"cannot listen on {path}: what is there cannot be asked: {e.strerror}") from e
+        else:
+            owner = credentials(probe).pid
+            raise ListenerError(f"cannot listen on {path}: process {owner} listens there already; stop it first")

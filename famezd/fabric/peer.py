@@ -1,0 +1,95 @@
+"""A peer's connection: its socket, its outbox, and how many descriptors the peer can still take."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterable
+
+from famezd.fabric.listener import Credentials
+from famezd.protocol import Batch, Descriptor, Outbox, PeerId
+
+DEFAULT_LIMIT = 1024
+"""The soft limit of descriptors that is assumed where a peer's own cannot be read."""
+DEFAULT_OPEN = 64
+"""The open descriptors that are assumed where a peer's own cannot be counted: a QEMU has about 40."""
+
+_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_FD = struct.Struct("i").pack
+
+
+class Peer:
+    """Somebody on a fabric."""
+
+    __slots__ = ("_send", "connection", "id", "outbox", "place", "room", "writing")
+
+    def __init__(self, connection: socket.socket, peer: PeerId, place: int, room: int) -> None:
+        self.connection = connection
+        self.id = peer
+        self.place = place
+        """The peer's index in the stats page."""
+        self.room = room
+        """How many more descriptors the peer can take."""
+        self.outbox = Outbox()
+        self.writing = False
+        """Whether the loop waits for the socket to take more."""
+        self._send = connection.sendmsg
+
+    def owe(self, batches: Iterable[Batch]) -> None:
+        """Queues what the peer has to be told."""
+        for batch in batches:
+            self.outbox.add(batch)
+
+    def flush(self) -> None:
+        """Sends what the socket takes; raises OSError, BlockingIOError if that is not all."""
+        self.outbox.flush(self._message)
+
+    def _message(self, word: bytes, descriptor: Descriptor | None) -> None:
+        if descriptor is None:
+            self._send((word,), (), _FLAGS)
+        else:
+            self._send((word,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD(descriptor)),), _FLAGS)
+
+
+def room(who: Credentials) -> int:
+    """How many more descriptors a process can take before it passes its soft limit.
+
+    QEMU dies of one that does not arrive. Where the process cannot be looked into, the customary limit is assumed.
+    """
+    return _soft_limit(who.pid) - _open_descriptors(who.pid)
+
+
+def _soft_limit(pid: int) -> int:
+    if pid <= 0:
+        # To prlimit, 0 would be this process.
+        return DEFAULT_LIMIT
+    try:
+        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+    except PermissionError:
+        return _limit_from_proc(pid)
+    except ProcessLookupError:
+        return DEFAULT_LIMIT
+    return 1 << 30 if limit == resource.RLIM_INFINITY else limit
+
+
+def _limit_from_proc(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/limits") as limits:
+            for line in limits:
+                if line.startswith("Max open files"):
+                    soft = line.split()[3]
+                    return 1 << 30 if soft == "unlimited" else int(soft)
+    except OSError:
+        pass
+    return DEFAULT_LIMIT
+
+
+def _open_descriptors(pid: int) -> int:
+    folder = f"/proc/{pid}/fd"
+    try:
+        # Since Linux 6.2 the folder's size is the number of its entries.
+        return os.stat(folder).st_size or len(os.listdir(folder))
+    except OSError:
+        return DEFAULT_OPEN

@@ -1,0 +1,207 @@
+"""The relay: takes doorbells from the bells of those who ring and passes them to those who are rung.
+
+A doorbell that was taken and not yet passed on must not be lost when the worker is killed, at whatever instruction. So
+the kernel itself puts the count into the in-flight record of the stats page: preadv takes it from the eventfd and
+stores it in shared memory in one system call. Whoever maps the page next finds it there and delivers it again; the
+counter is set to its old value plus the count, so that it is right however often that is done.
+
+RWF_NOWAIT also reads a bell whose O_NONBLOCK its peer has cleared (the open file is shared with it). Writes have no
+such flag: one that stands still is interrupted by a timer signal, and the peer that it is for is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Final, NamedTuple
+
+from famezd.stats import COUNT_LIMIT, IN_FLIGHT, WORD, Page
+
+EMPTY: Final = -1
+"""In place of a receiver's eventfd: nobody is there."""
+SWITCH: Final = -2
+"""In place of a receiver's eventfd: the doorbell is for the switch."""
+STALL: Final = 0.05
+"""Seconds after which a write that has not moved since is interrupted, at most twice that."""
+
+_EDGES = select.EPOLLIN | select.EPOLLET
+Event = tuple[int, int]
+
+
+class Stalled(BaseException):
+    """Raised by the timer signal inside a write that stands still."""
+
+
+class SwitchDoorbell(NamedTuple):
+    """The switch was rung."""
+
+    row: int
+    """Of the stats page: whose bell it was."""
+    vector: int
+    rings: int
+
+
+class Relay:
+    """All bells that the worker watches, and where each one leads."""
+
+    def __init__(self, epoll: select.epoll, page: Page, stalled: Callable[[int], None]) -> None:
+        self._epoll = epoll
+        self._shape = page.shape
+        self._words = page.words
+        self._count = page.words.cast("B")[IN_FLIGHT * WORD : (IN_FLIGHT + 1) * WORD]
+        self._dropped = page.total_at("dropped")
+        self._clipped = page.total_at("clipped")
+        # From a bell's descriptor to its counter's index and its receiver's in _receivers:
+        self._bells: dict[int, tuple[int, int]] = {}
+        self._receivers = [EMPTY] * (page.shape.places * page.shape.vectors)
+        self._stalled = stalled
+        self._watchman = _Watchman(page.words)
+        self.for_switch: list[SwitchDoorbell] = []
+        """Doorbells to the switch since this was last emptied."""
+
+    def add(self, bell: int, row: int, place: int, vector: int) -> None:
+        """Watches `bell`, by which `row` rings `place` on `vector`; raises OSError if the kernel has no room."""
+        receiver = place * self._shape.vectors + vector
+        counter = self._shape.doorbells_at + row * len(self._receivers) + receiver
+        self._epoll.register(bell, _EDGES)
+        self._bells[bell] = counter, receiver
+
+    def remove(self, bells: Iterable[int]) -> None:
+        """Passes on what these bells still hold, then closes them."""
+        self.relay([(bell, select.EPOLLIN) for bell in bells])
+        for bell in bells:
+            # Closing is not enough: the peer that holds the other reference would keep it in the epoll.
+            self._epoll.unregister(bell)
+            del self._bells[bell]
+            os.close(bell)
+
+    def connect(self, place: int, receivers: Iterable[int]) -> None:
+        """From now on `place` is rung by these, its eventfds (or EMPTY, or SWITCH) by vector."""
+        at = place * self._shape.vectors
+        self._receivers[at : at + self._shape.vectors] = receivers
+
+    def disconnect(self, place: int) -> None:
+        """Nobody is on `place`: doorbells to it are counted and dropped."""
+        self.connect(place, [EMPTY] * self._shape.vectors)
+
+    def relay(self, events: Iterable[Event]) -> list[Event]:
+        """Passes on the doorbells among `events`, and returns the events that are none."""
+        others: list[Event] = []
+        remaining = iter(events)
+        self._watchman.wake()
+        while True:
+            try:
+                self._pass_on(remaining, others)
+            except Stalled:
+                self._give_up()
+            else:
+                return others
+
+    def ring(self, row: int, place: int, vector: int) -> None:
+        """Rings `place` on `vector` as `row`: how the switch rings."""
+        receiver = place * self._shape.vectors + vector
+        counter = self._shape.doorbells_at + row * len(self._receivers) + receiver
+        words = self._words
+        words[IN_FLIGHT + 1] = counter
+        words[IN_FLIGHT + 2] = words[counter]
+        words[IN_FLIGHT] = 1
+        words[counter] += 1
+        self._watchman.wake()
+        try:
+            self._deliver(counter, receiver)
+        except Stalled:
+            self._give_up()
+        words[IN_FLIGHT] = 0
+
+    def _pass_on(self, events: Iterable[Event], others: list[Event]) -> None:
+        # The hot path: every name is local, and a doorbell costs two system calls.
+        words, bells, receivers = self._words, self._bells, self._receivers
+        preadv, write, count, into, nowait = os.preadv, os.write, self._count, [self._count], os.RWF_NOWAIT
+        for event in events:
+            bell = event[0]
+            try:
+                counter, receiver = bells[bell]
+            except KeyError:
+                others.append(event)
+                continue
+            words[IN_FLIGHT + 1] = counter
+            words[IN_FLIGHT + 2] = before = words[counter]
+            try:
+                preadv(bell, into, -1, nowait)
+            except BlockingIOError:
+                continue
+            n = words[IN_FLIGHT]
+            if n > COUNT_LIMIT:
+                words[IN_FLIGHT] = n = COUNT_LIMIT
+                words[self._clipped] += 1
+            words[counter] = before + n
+            eventfd = receivers[receiver]
+            if eventfd >= 0:
+                try:
+                    write(eventfd, count)
+                except BlockingIOError:
+                    # It is full, so an interrupt is pending already.
+                    pass
+            else:
+                self._deliver(counter, receiver)
+            words[IN_FLIGHT] = 0
+
+    def _deliver(self, counter: int, receiver: int) -> None:
+        """Delivers what is in flight."""
+        eventfd = self._receivers[receiver]
+        count = self._words[IN_FLIGHT]
+        if eventfd == SWITCH:
+            row = (counter - self._shape.doorbells_at) // len(self._receivers)
+            self.for_switch.append(SwitchDoorbell(row, receiver % self._shape.vectors, count))
+        elif eventfd == EMPTY:
+            self._words[self._dropped] += count
+        else:
+            try:
+                os.write(eventfd, self._count)
+            except BlockingIOError:
+                # It is full, so an interrupt is pending already.
+                pass
+
+    def _give_up(self) -> None:
+        """The doorbell in flight is for a peer whose eventfd blocks: it is dropped, and so will the peer be."""
+        words = self._words
+        place = (words[IN_FLIGHT + 1] - self._shape.doorbells_at) // self._shape.vectors % self._shape.places
+        words[self._dropped] += words[IN_FLIGHT]
+        words[IN_FLIGHT] = 0
+        # At once, so that the rest of this batch cannot stall on it again.
+        self.disconnect(place)
+        self._stalled(place)
+
+
+class _Watchman:
+    """Interrupts a write that stands still. It sleeps, and costs nothing, while nothing is relayed."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._seen = [0, 0, 0]
+        self._awake = False
+        self._turns = 0
+        self._last_turn = 0
+        signal.signal(signal.SIGALRM, self._look)
+
+    def wake(self) -> None:
+        """There is something to watch over."""
+        self._turns += 1
+        if not self._awake:
+            self._awake = True
+            signal.setitimer(signal.ITIMER_REAL, STALL, STALL)
+
+    def _look(self, _signal: int, _frame: FrameType | None) -> None:
+        # A doorbell in flight is one of a kind: its counter never has the same old value again.
+        seen = self._words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
+        if seen[0] and seen == self._seen:
+            self._seen = [0, 0, 0]
+            raise Stalled
+        self._seen = seen
+        if not seen[0] and self._turns == self._last_turn:
+            self._awake = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._last_turn = self._turns

@@ -1,0 +1,101 @@
+"""What a worker is told about its fabric, by its arguments.
+
+The configuration has been checked when it gets here: these are plain values, each in one argument, so that `ps` shows
+what a worker serves.
+"""
+
+from typing import NamedTuple
+
+from famezd.errors import FamezError
+from famezd.mailbox import Backing
+from famezd.stats import Shape
+
+
+class SettingsError(FamezError):
+    """A worker was started with arguments that it cannot take."""
+
+
+class Settings(NamedTuple):
+    """One fabric's settings."""
+
+    name: str
+    socket: str
+    """Path of the listening socket."""
+    memory: str
+    """Path of the shared memory; for a memfd, its name."""
+    size: int
+    """Of the shared memory, bytes."""
+    personality: str = "famezd.switch.plain:Plain"
+    """Where the personality's class is: `module:name`."""
+    peers: int = 14
+    vectors: int = 16
+    doorbells: str = "relayed"
+    ports: str = "sticky"
+    backing: str = "shm"
+    memory_uid: int = -1
+    memory_gid: int = -1
+    memory_mode: int = 0o660
+    socket_uid: int = -1
+    socket_gid: int = -1
+    socket_mode: int = 0o660
+
+    @property
+    def relayed(self) -> bool:
+        """Whether doorbells pass the worker."""
+        return self.doorbells == "relayed"
+
+    @property
+    def sticky(self) -> bool:
+        """Whether an id is a port that comes back."""
+        return self.ports == "sticky"
+
+    @property
+    def mailbox(self) -> Backing:
+        """The shared memory's backing."""
+        return Backing(self.backing, self.memory, self.size, self.memory_mode, self.memory_uid, self.memory_gid)
+
+    def shape(self, *, switch: bool) -> Shape:
+        """The stats page that the fabric needs; `switch`: the switch is a peer."""
+        places = self.peers + switch
+        return Shape(places, places if self.relayed else 2 * switch, self.vectors)
+
+    def descriptors(self, *, switch: bool) -> int:
+        """How many descriptors the worker has open when the fabric is full.
+
+        Relayed, each peer has bells of its own to every other place; direct, all share the receivers' eventfds.
+        """
+        others = self.peers - 1 + switch
+        each = 1 + self.vectors * (others + 1 if self.relayed else 1)
+        return self.peers * each + (0 if self.relayed else self.vectors * switch) + SPARE_DESCRIPTORS
+
+    def arguments(self) -> list[str]:
+        """The arguments that `parse` reads; what has its default is left out."""
+        given = zip(self._fields[1:], self[1:], strict=True)
+        defaults = self._field_defaults
+        return [self.name, *(f"{key}={value}" for key, value in given if defaults.get(key) != value)]
+
+
+SPARE_DESCRIPTORS = 32
+"""For all that a worker has open besides its peers' sockets and eventfds."""
+
+
+def parse(arguments: list[str]) -> Settings:
+    """The settings in a worker's arguments: the fabric's name, then `key=value` each.
+
+    Raises SettingsError for what is none.
+    """
+    if not arguments:
+        raise SettingsError("no fabric named; usage: famezd.fabric NAME socket=PATH memory=PATH size=BYTES ...")
+    values: dict[str, str | int] = {"name": arguments[0]}
+    for argument in arguments[1:]:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in Settings._fields[1:]:
+            raise SettingsError(f"{argument}: not of the form key=value with one of {', '.join(Settings._fields[1:])}")
+        try:
+            values[key] = Settings.__annotations__[key](value)
+        except ValueError as e:
+            raise SettingsError(f"{argument}: {key} is a whole number") from e
+    missing = [key for key in ("socket", "memory", "size") if key not in values]
+    if missing:
+        raise SettingsError(f"missing: {', '.join(missing)}")
+    return Settings(**values)  # type: ignore[arg-type]  # each was converted by its annotation

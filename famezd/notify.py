@@ -1,0 +1,113 @@
+"""systemd's protocols, as a service and as a manager: readiness, watchdog, descriptors that are handed on and kept.
+
+Between systemd and the supervisor, and between the supervisor and its workers, the same is spoken. Sources:
+sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), sd_pid_notify_with_fds(3).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import sdnotify
+
+FIRST_DESCRIPTOR = 3
+"""Number of the first descriptor that is handed on."""
+_MAX_DESCRIPTORS = 253
+"""The most descriptors in one message: SCM_MAX_FD of the kernel."""
+_UCRED = struct.Struct("iII")
+
+
+def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, list[int]]:
+    """The descriptors that the manager handed on, by name; each is the caller's from now on.
+
+    Those without a name are called `unknown`, as systemd does.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    count = int(environ.get("LISTEN_FDS", "0"))
+    names = environ.get("LISTEN_FDNAMES", "").split(":") if environ.get("LISTEN_FDNAMES") else []
+    found: dict[str, list[int]] = {}
+    for i in range(count):
+        os.set_inheritable(FIRST_DESCRIPTOR + i, False)
+        found.setdefault(names[i] if i < len(names) else "unknown", []).append(FIRST_DESCRIPTOR + i)
+    return found
+
+
+class Manager:
+    """Who started this process, if it wants to be told anything (NOTIFY_SOCKET)."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+        if self._notifier.socket is not None:
+            # A manager that does not read must not stop us; a lost keep-alive is followed by the next.
+            self._notifier.socket.setblocking(False)
+        mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
+        """Seconds in which the manager expects a keep-alive, 0 for none."""
+
+    def tell(self, *assignments: str) -> None:
+        """Sends assignments such as READY=1; does nothing where nobody listens."""
+        self._notifier.notify("\n".join(assignments))
+
+    def store(self, name: str, descriptors: Iterable[int]) -> None:
+        """Asks the manager to keep descriptors under `name`, and to hand them on to the next process."""
+        if self._notifier.socket is None:
+            return
+        fds = array.array("i", descriptors)
+        for start in range(0, len(fds), _MAX_DESCRIPTORS):
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds[start : start + _MAX_DESCRIPTORS].tobytes())]
+            self._notifier.socket.sendmsg([f"FDSTORE=1\nFDNAME={name}".encode()], ancillary)
+
+
+class Notification(NamedTuple):
+    """What a service told its manager."""
+
+    pid: int
+    """Who sent it, as the kernel says."""
+    assignments: dict[str, str]
+    descriptors: list[int]
+    """The receiver's from now on."""
+
+
+class NotifySocket:
+    """The manager's end: a datagram socket that services send to."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        umask = os.umask(0o177)
+        try:
+            self._socket.bind(path)
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            os.umask(umask)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def fileno(self) -> int:
+        """For an event loop: readable when something came."""
+        return self._socket.fileno()
+
+    def receive(self) -> Notification:
+        """The next notification; raises BlockingIOError if there is none."""
+        room = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
+        text, ancillary, _, _ = self._socket.recvmsg(8192, room, socket.MSG_CMSG_CLOEXEC)
+        pid, fds = 0, array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                pid = _UCRED.unpack(data)[0]
+            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) // 4 * 4])
+        pairs = (line.partition("=") for line in text.decode(errors="replace").splitlines())
+        return Notification(pid, {key: value for key, _, value in pairs}, list(fds))
+
+    def close(self) -> None:
+        """Closes the socket and removes its file."""
+        self._socket.close()
+        os.unlink(self.path)

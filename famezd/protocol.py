@@ -1,0 +1,289 @@
+"""The ivshmem client-server protocol, version 0, both ends, without sockets.
+
+A message is one signed 64-bit little-endian integer with at most one descriptor, and only the server sends any. The
+server's end says which messages to send, in which order, and keeps what could not be sent yet. The client's end is a
+state machine: it is given bytes and descriptors as they arrive, and returns what they mean.
+
+Nothing here opens, closes or duplicates a descriptor. To this module a descriptor is a token.
+
+Source: QEMU, "Device Specification for Inter-VM shared memory device", section "Client-Server protocol".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, NewType, NoReturn
+
+from famezd.errors import FamezError
+
+PeerId = NewType("PeerId", int)
+"""A peer's id on its fabric, 0..65535."""
+Vector = NewType("Vector", int)
+"""The number of an interrupt vector of a peer, from 0."""
+Descriptor = NewType("Descriptor", int)
+"""A file descriptor of this process."""
+
+VERSION = 0
+"""The only version of the protocol that there is."""
+REFUSAL = -1
+"""What a refused newcomer gets where the version belongs: the one answer on which QEMU exits with a clear message."""
+MEMORY = -1
+"""The value of the message that carries the shared memory."""
+MAX_PEER_ID = 65535
+"""Ids have 16 bits: that is what the device's doorbell register holds."""
+MESSAGE_SIZE = 8
+"""Bytes of a message."""
+
+
+class ProtocolError(FamezError):
+    """The other end sent what the protocol does not allow at that point."""
+
+
+class Message(NamedTuple):
+    """One message: a value, and the descriptor that travels with it, if any."""
+
+    value: int
+    descriptor: Descriptor | None = None
+
+
+class Batch(NamedTuple):
+    """Messages with one value: one for each descriptor, where None stands for a message without any."""
+
+    value: int
+    descriptors: Sequence[Descriptor | None] = (None,)
+
+
+def encode(value: int) -> bytes:
+    """The eight bytes of a message's value."""
+    return value.to_bytes(MESSAGE_SIZE, "little", signed=True)
+
+
+def decode(word: bytes) -> int:
+    """The value in a message's eight bytes."""
+    return int.from_bytes(word, "little", signed=True)
+
+
+def announcement(peer: PeerId, bells: Sequence[Descriptor]) -> Batch:
+    """Tells of `peer`: its id once per vector, each with the eventfd that interrupts it on vector 0, 1, 2, ...."""
+    return Batch(peer, bells)
+
+
+def departure(peer: PeerId) -> Batch:
+    """Tells that `peer` has left."""
+    return Batch(peer)
+
+
+def refusal() -> Batch:
+    """Turns a newcomer away; the connection is closed behind it."""
+    return Batch(REFUSAL)
+
+
+def setup(peer: PeerId, memory: Descriptor, others: Iterable[Batch], own: Sequence[Descriptor]) -> list[Batch]:
+    """All that the newcomer `peer` is sent: version, id, shared memory, the others' announcements, and last its own.
+
+    Clients take their own announcement for the end of the set-up.
+    """
+    return [Batch(VERSION), Batch(peer), Batch(MEMORY, (memory,)), *others, announcement(peer, own)]
+
+
+class Outbox:
+    """The server's end of one connection: what a peer has still to be sent.
+
+    A peer that reads slowly, or not at all, is owed all of it, so nothing is dropped; and yet the outbox is bounded.
+    It holds batches, not messages, and those of peers that are there: the announcement of a peer that leaves before
+    any of it was sent is taken back, and neither that nor the departure is ever told. What else is queued are the
+    departures of peers whose announcement was sent, and a peer that does not read is sent no more of these.
+    """
+
+    def __init__(self, batches: Iterable[Batch] = ()) -> None:
+        self._queue = deque(batches)
+        self._sent = 0
+
+    def __len__(self) -> int:
+        """How many batches are queued, a partly sent one included."""
+        return len(self._queue)
+
+    def add(self, batch: Batch) -> None:
+        """Queues an announcement."""
+        self._queue.append(batch)
+
+    def depart(self, peer: PeerId) -> None:
+        """Queues the departure of an announced peer, or takes the announcement back if none of it was sent."""
+        for i, batch in enumerate(self._queue):
+            if batch.value == peer and batch.descriptors[0] is not None:
+                del self._queue[i]
+                if i or not self._sent:
+                    return
+                # Some of its vectors are announced: the others never will be.
+                self._sent = 0
+                break
+        self._queue.append(departure(peer))
+
+    def flush(self, send: Callable[[bytes, Descriptor | None], object]) -> None:
+        """Sends message after message by `send(word, descriptor)`, until none is left or `send` raises.
+
+        The message for which it raised counts as not sent, and is the first of the next flush.
+        """
+        while self._queue:
+            value, descriptors = self._queue[0]
+            word = encode(value)
+            while self._sent < len(descriptors):
+                send(word, descriptors[self._sent])
+                self._sent += 1
+            self._queue.popleft()
+            self._sent = 0
+
+
+class Identified(NamedTuple):
+    """The server gave this client its id."""
+
+    peer: PeerId
+
+
+class MemoryShared(NamedTuple):
+    """The shared memory arrived."""
+
+    descriptor: Descriptor
+
+
+class VectorAdded(NamedTuple):
+    """`peer` (this client itself included) can be interrupted on `vector` by `descriptor`."""
+
+    peer: PeerId
+    vector: Vector
+    descriptor: Descriptor
+
+
+class PeerLeft(NamedTuple):
+    """`peer` is gone, and with it its eventfds, which are handed back here to be closed."""
+
+    peer: PeerId
+    descriptors: tuple[Descriptor, ...]
+
+
+Event = Identified | MemoryShared | VectorAdded | PeerLeft
+
+
+class Client:
+    """The client's end: bytes and descriptors in, events out.
+
+    Bytes may come in pieces of any size. The kernel hands out a message's descriptor with the message's first byte and
+    never reads past such a message, so descriptors belong to the message that the last byte of their piece lies in.
+
+    Once the machine has raised ProtocolError it raises the same again. The descriptors given in the call that raised
+    are still the caller's, as are all those in `peers` and `memory`.
+    """
+
+    def __init__(self) -> None:
+        self.peer: PeerId | None = None
+        """This client's own id, once it is known."""
+        self.memory: Descriptor | None = None
+        """The shared memory, once it has arrived."""
+        self.peers: dict[PeerId, list[Descriptor]] = {}
+        """Every peer that is known, this client included, with the eventfds that interrupt it."""
+        self._next: Callable[[Message], Event | None] = self._version
+        self._expected = "the protocol version 0, without a descriptor"
+        self._piece = b""
+        self._carried: Descriptor | None = None
+        self._failure: ProtocolError | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the set-up is over as far as can be told: the client has as many vectors as any other peer.
+
+        The protocol does not say how many vectors there are, so a client that is alone takes its first for all.
+        """
+        own = len(self.peers.get(self.peer, ())) if self.peer is not None else 0
+        return own > 0 and own >= max(map(len, self.peers.values()))
+
+    def receive(self, data: bytes, descriptors: Sequence[Descriptor] = ()) -> list[Event]:
+        """Takes what one read returned.
+
+        Raises ProtocolError if that is no message which may come now; its text says what was expected.
+        """
+        if self._failure is not None:
+            raise self._failure
+        events = []
+        data = self._piece + data
+        whole = len(data) // MESSAGE_SIZE * MESSAGE_SIZE
+        # The message that the descriptors belong to starts here:
+        last = whole - MESSAGE_SIZE if whole == len(data) else whole
+        for start in range(0, whole, MESSAGE_SIZE):
+            if start == last:
+                self._carry(descriptors)
+                descriptors = ()
+            message = Message(decode(data[start : start + MESSAGE_SIZE]), self._carried)
+            self._carried = None
+            event = self._next(message)
+            if event is not None:
+                events.append(event)
+        self._piece = data[whole:]
+        self._carry(descriptors)
+        return events
+
+    def end(self) -> None:
+        """Takes the end of the stream; raises ProtocolError if it came in the midst of the set-up or of a message."""
+        if self._piece:
+            self._fail(f"the end of the stream after {len(self._piece)} bytes of a message", "the rest of it")
+        if not self.complete:
+            self._fail("the end of the stream", self._expected)
+
+    def _carry(self, descriptors: Sequence[Descriptor]) -> None:
+        if not descriptors:
+            return
+        if len(descriptors) > 1 or self._carried is not None:
+            self._fail("a message with several descriptors", "at most one")
+        self._carried = descriptors[0]
+
+    def _fail(self, got: str, expected: str) -> NoReturn:
+        self._failure = ProtocolError(f"received {got}; expected {expected}")
+        raise self._failure
+
+    def _unexpected(self, message: Message) -> NoReturn:
+        self._fail(_describe(message), self._expected)
+
+    def _version(self, message: Message) -> None:
+        if message.value == REFUSAL and message.descriptor is None:
+            self._fail("version -1: the server refuses (it says why in its log)", "version 0")
+        if message != Message(VERSION):
+            self._unexpected(message)
+        self._expect(self._id, "this client's own id, 0 to 65535, without a descriptor")
+
+    def _id(self, message: Message) -> Identified:
+        if message.descriptor is not None or not 0 <= message.value <= MAX_PEER_ID:
+            self._unexpected(message)
+        self.peer = PeerId(message.value)
+        self._expect(self._shared, "-1 with the descriptor of the shared memory")
+        return Identified(self.peer)
+
+    def _shared(self, message: Message) -> MemoryShared:
+        if message.value != MEMORY or message.descriptor is None:
+            self._unexpected(message)
+        self.memory = message.descriptor
+        self._expect(
+            self._membership, "a peer's id, 0 to 65535: with the eventfd of its next vector, or to say it left"
+        )
+        return MemoryShared(message.descriptor)
+
+    def _membership(self, message: Message) -> VectorAdded | PeerLeft:
+        if not 0 <= message.value <= MAX_PEER_ID:
+            self._unexpected(message)
+        peer = PeerId(message.value)
+        if message.descriptor is not None:
+            bells = self.peers.setdefault(peer, [])
+            bells.append(message.descriptor)
+            return VectorAdded(peer, Vector(len(bells) - 1), message.descriptor)
+        if peer == self.peer or peer not in self.peers:
+            who = "this client itself" if peer == self.peer else f"peer {peer}, which was never announced"
+            self._fail(f"the departure of {who}", "departures of announced peers only")
+        return PeerLeft(peer, tuple(self.peers.pop(peer)))
+
+    def _expect(self, handler: Callable[[Message], Event | None], expected: str) -> None:
+        self._next = handler
+        self._expected = expected
+
+
+def _describe(message: Message) -> str:
+    carried = "without a descriptor" if message.descriptor is None else "with a descriptor"
+    return f"{message.value} {carried}"

@@ -1,0 +1,217 @@
+"""The stats page: a fabric's counters and its table of peers, in shared memory.
+
+The worker writes it, the supervisor reads it whenever it likes, and neither waits for the other. The page is a memfd:
+it outlives the worker, so the counts do too.
+
+It is touched as 64-bit words only, through a memoryview cast to 'Q', whose stores and loads are whole; struct's are
+not. Everything is indexed by place (0 .. peers - 1, and then the switch, where it is a peer), never by peer id.
+
+Layout, in words:
+
+    header       version, places, rows, vectors
+    in flight    the doorbell that is being relayed (see `InFlight`)
+    totals       one word for each of TOTALS
+    places       PLACE_WORDS for each place (see `Occupant`)
+    doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
+
+On a relayed fabric there is a row for each place. Where bells are direct nobody can tell who rang, and only doorbells
+to and from the switch pass the worker: there the rows are ANYBODY and the switch's, or none where it is no peer.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import NamedTuple
+
+from famezd.errors import FamezError
+
+LAYOUT_VERSION = 1
+WORD = 8
+"""Bytes of a word."""
+
+IN_FLIGHT = 4
+"""Index of the in-flight record, three words: rings (0: nothing is in flight), index of the counter, its old value."""
+TOTALS_AT = 7
+
+JOINS = "joins"
+LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken"))
+REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources"))
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "turns", "busy_ns")
+"""The names of the totals, in the order of their words."""
+
+PLACE_WORDS = 5
+COUNT_LIMIT = 1 << 32
+"""The most that is taken from an eventfd at once. More is abuse, and would in time overflow the counters."""
+ANYBODY = 0
+"""On a direct fabric, the row of doorbells to the switch, whose ringers are unknown."""
+SWITCH_ROW = 1
+"""On a direct fabric, the row of doorbells that the switch rings."""
+
+
+class StatsError(FamezError):
+    """The page is not one that this version can read."""
+
+
+class Shape(NamedTuple):
+    """What decides the size of a page."""
+
+    places: int
+    """Peers, and the switch where it is one."""
+    rows: int
+    """Who can be told apart as the ringer: every place, or 2 (anybody, the switch), or 0."""
+    vectors: int
+
+    @property
+    def doorbells_at(self) -> int:
+        """Index of the first doorbell counter."""
+        return TOTALS_AT + len(TOTALS) + self.places * PLACE_WORDS
+
+    @property
+    def words(self) -> int:
+        """How many words the page has."""
+        return self.doorbells_at + self.rows * self.places * self.vectors
+
+
+class InFlight(NamedTuple):
+    """A doorbell that was taken from its eventfd and may not have been delivered."""
+
+    bell: int
+    """Index of its counter, from the first doorbell counter."""
+    rings: int
+    """How often it was rung."""
+
+
+class Occupant(NamedTuple):
+    """Who is on a place."""
+
+    place: int
+    peer: int
+    """The peer's id."""
+    pid: int
+    uid: int
+    joined: int
+    """When it joined, in nanoseconds of the real-time clock."""
+
+
+class Page:
+    """A stats page, mapped."""
+
+    def __init__(self, descriptor: int, shape: Shape, words: memoryview) -> None:
+        self.descriptor = descriptor
+        """The page's memfd, which the page owns."""
+        self.shape = shape
+        self.words = words
+        """The whole page; the relay works on it directly."""
+        self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
+
+    @classmethod
+    def create(cls, name: str, shape: Shape) -> Page:
+        """A new page, all zero, in a memfd called `name`; raises OSError if there is no memory for it."""
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, shape.words * WORD)
+        # Allocated now, because a page fault later could not be answered but by a signal.
+        os.posix_fallocate(descriptor, 0, shape.words * WORD)
+        words = memoryview(mmap.mmap(descriptor, shape.words * WORD)).cast("Q")
+        words[0], words[1], words[2], words[3] = LAYOUT_VERSION, *shape
+        return cls(descriptor, shape, words)
+
+    @classmethod
+    def open(cls, descriptor: int, *, writable: bool = False) -> Page:
+        """The page that another process, or an earlier one, made; takes the descriptor over.
+
+        Raises StatsError if it has another layout.
+        """
+        size = os.fstat(descriptor).st_size
+        if size < TOTALS_AT * WORD or size % WORD:
+            raise StatsError(f"a stats page of {size} bytes is none of ours")
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        words = memoryview(mmap.mmap(descriptor, size, access=access)).cast("Q")
+        shape = Shape(*words[1:4].tolist())
+        if words[0] != LAYOUT_VERSION or shape.words * WORD != size:
+            raise StatsError(f"a stats page of layout {words[0]} and {size} bytes; this is layout {LAYOUT_VERSION}")
+        return cls(descriptor, shape, words)
+
+    def close(self) -> None:
+        """Unmaps the page and closes its descriptor."""
+        # The mapping goes with the last view of it.
+        self.words.release()
+        os.close(self.descriptor)
+
+    def add(self, total: str, n: int = 1) -> None:
+        """Adds to one of the totals."""
+        self.words[self._total[total]] += n
+
+    def totals(self) -> dict[str, int]:
+        """All totals by name."""
+        return dict(zip(TOTALS, self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True))
+
+    def total_at(self, total: str) -> int:
+        """The index of a total's word, for who adds to it often."""
+        return self._total[total]
+
+    def recover(self) -> InFlight | None:
+        """Settles the doorbell that a killed worker was relaying, if there is one: it is counted now, exactly once.
+
+        It may or may not have been delivered, so the caller rings it again, and then says `delivered`.
+        """
+        rings, counter, before = self.words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
+        if not rings:
+            return None
+        rings = min(rings, COUNT_LIMIT)
+        self.words[counter] = before + rings
+        return InFlight(counter - self.shape.doorbells_at, rings)
+
+    def delivered(self) -> None:
+        """Nothing is in flight any more."""
+        self.words[IN_FLIGHT] = 0
+
+    def occupy(self, occupant: Occupant) -> None:
+        """Enters a peer; while it is being written the place reads as empty."""
+        at = self._place(occupant.place)
+        self.words[at] = 0
+        fields = (occupant.pid, occupant.uid, occupant.joined, occupant.peer + 1)
+        for i, value in enumerate(fields, at + 1):
+            self.words[i] = value
+        self.words[at] = 1
+
+    def vacate(self, place: int) -> None:
+        """The place is empty; whose it was last stays readable, for its counters."""
+        self.words[self._place(place)] = 0
+
+    def occupants(self) -> list[Occupant]:
+        """Who is there now, by place."""
+        return [o for place in range(self.shape.places) if (o := self._occupant(place)) is not None]
+
+    def last_id(self, place: int) -> int | None:
+        """The id of the place's present or last peer, None if it never had one."""
+        successor = self.words[self._place(place) + 4]
+        return successor - 1 if successor else None
+
+    def _occupant(self, place: int) -> Occupant | None:
+        at = self._place(place)
+        while True:
+            state, pid, uid, joined, peer = self.words[at : at + PLACE_WORDS].tolist()
+            if not state:
+                return None
+            # Read while it was written, unless it is still the same join.
+            if (state, joined) == (self.words[at], self.words[at + 3]):
+                return Occupant(place, peer - 1, pid, uid, joined)
+
+    def doorbells(self) -> list[int]:
+        """Every doorbell counter: rows x places x vectors, the vector fastest."""
+        return self.words[self.shape.doorbells_at :].tolist()
+
+    def forget(self, place: int) -> None:
+        """Zeroes every counter to and from a place: another peer id takes it over."""
+        span = self.shape.places * self.shape.vectors
+        start, vectors = self.shape.doorbells_at, self.shape.vectors
+        for row in range(self.shape.rows):
+            for at in range(start + row * span + place * vectors, start + row * span + (place + 1) * vectors):
+                self.words[at] = 0
+        if self.shape.rows == self.shape.places:
+            for at in range(start + place * span, start + (place + 1) * span):
+                self.words[at] = 0
+
+    def _place(self, place: int) -> int:
+        return TOTALS_AT + len(TOTALS) + place * PLACE_WORDS

@@ -1,0 +1,50 @@
+"""famezd's own log, through structlog: for people at a terminal, for systemd's journal, or for machines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+
+
+def configure(level: str, style: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Sends all that is logged at `level` or above to standard error.
+
+    `style`: text, journal (one line, with syslog's priority in front), json, or auto: journal where standard error is
+    the journal's, text elsewhere.
+    """
+    if style == "auto":
+        style = "journal" if is_journal(environ) else "text"
+    common: list[Processor] = [structlog.processors.add_log_level]
+    dated = structlog.processors.TimeStamper(fmt="iso")
+    styles: dict[str, list[Processor]] = {
+        "text": [dated, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)],
+        "journal": [_journal_line],
+        "json": [dated, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+    }
+    structlog.configure(
+        processors=common + styles[style],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def is_journal(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether standard error goes to the journal; systemd names the stream in JOURNAL_STREAM, see systemd.exec(5)."""
+    stream = os.fstat(sys.stderr.fileno())
+    return environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
+
+
+def _journal_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    priority = _PRIORITIES[event.pop("level")]
+    fields = structlog.processors.KeyValueRenderer(key_order=[], sort_keys=False)
+    text = str(event.pop("event")).replace("\n", " ")
+    values = str(fields(_logger, _method, event)) if event else ""
+    return f"<{priority}>{text} {values}".rstrip().replace("\n", "\\n")

@@ -1,0 +1,233 @@
+"""famezd itself: the runtime directory, the fabrics' workers, HTTP, and what systemd is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from famezd.config import Config
+from famezd.errors import FamezError
+from famezd.fabric.listener import credentials, listen
+from famezd.notify import Manager, NotifySocket, inherited
+from famezd.supervisor.api import application
+from famezd.supervisor.metrics import registry
+from famezd.supervisor.view import FabricView, look
+from famezd.supervisor.worker import State, Worker
+
+HTTP, CONTROL = "http", "control"
+"""Names of the sockets that systemd may hand on."""
+
+
+class ServiceError(FamezError):
+    """famezd cannot run as it is configured."""
+
+
+class Service:
+    """The supervisor.
+
+    `ready` is called once, when every fabric listens, with the URL of HTTP ("" where it is not served).
+    """
+
+    def __init__(self, config: Config, ready: Callable[[str], None]) -> None:
+        self._config = config
+        self._on_ready = ready
+        self._log = structlog.get_logger()
+        self._manager = Manager()
+        self._workers: dict[str, Worker] = {}
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._told = ""
+        self._url = ""
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT; raises FamezError if it cannot. Either way nothing is left behind."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        # A terminal that hangs up is no reason to end what others depend on.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        given = inherited()
+        with _runtime_directory(self._config), self._notifications() as notify_socket:
+            self._workers = {name: Worker(fabric, notify_socket) for name, fabric in self._config.fabrics.items()}
+            async with self._http(given):
+                try:
+                    await self._serve()
+                finally:
+                    self._manager.tell("STOPPING=1", "STATUS=stopping")
+                    await self._stop_workers()
+
+    async def _serve(self) -> None:
+        for worker in self._workers.values():
+            worker.start()
+        started = asyncio.gather(*(worker.settled.wait() for worker in self._workers.values()))
+        stop = asyncio.ensure_future(self._stop.wait())
+        keep_alive = asyncio.ensure_future(self._keep_alive())
+        try:
+            await asyncio.wait((started, stop), return_when=asyncio.FIRST_COMPLETED)
+            failed = [worker for worker in self._workers.values() if worker.state is State.FAILED]
+            if failed:
+                raise ServiceError("\n".join(f"fabric {w.fabric.name}: {w.failure}" for w in failed))
+            if not self._stop.is_set():
+                self._ready = True
+                self._manager.tell("READY=1", f"STATUS={self._summary()}")
+                self._log.info("famezd is ready", fabrics=len(self._workers), http=self._url)
+                self._on_ready(self._url)
+                await stop
+        finally:
+            for task in (started, stop, keep_alive):
+                task.cancel()
+            await asyncio.gather(started, stop, keep_alive, return_exceptions=True)
+
+    async def _stop_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.stop()
+        await asyncio.gather(*(worker.settled.wait() for worker in self._workers.values() if worker.pid))
+        for worker in self._workers.values():
+            worker.remove()
+        self._log.info("famezd has stopped")
+
+    def look(self) -> list[FabricView]:
+        """A view of each fabric."""
+        return [look(worker) for worker in self._workers.values()]
+
+    # What workers say, and what systemd is told
+
+    @contextmanager
+    def _notifications(self) -> Iterator[str]:
+        path = self._config.runtime_directory / "notify"
+        # Whoever left it is gone: the runtime directory is ours alone.
+        path.unlink(missing_ok=True)
+        listening = NotifySocket(str(path))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listening, self._hear, listening)
+        try:
+            yield str(path)
+        finally:
+            loop.remove_reader(listening)
+            listening.close()
+
+    def _hear(self, listening: NotifySocket) -> None:
+        while True:
+            try:
+                notification = listening.receive()
+            except BlockingIOError:
+                return
+            worker = next((w for w in self._workers.values() if w.pid == notification.pid), None)
+            if worker is None:
+                for descriptor in notification.descriptors:
+                    os.close(descriptor)
+                continue
+            worker.hear(notification)
+            if self._ready and "STATUS" in notification.assignments:
+                self._tell_status()
+
+    def _tell_status(self) -> None:
+        summary = self._summary()
+        if summary != self._told:
+            self._told = summary
+            self._manager.tell(f"STATUS={summary}")
+
+    def _summary(self) -> str:
+        serving = sum(worker.state is State.SERVING for worker in self._workers.values())
+        peers = sum(len(worker.page.occupants()) for worker in self._workers.values() if worker.page is not None)
+        return f"{serving} of {len(self._workers)} fabrics serve {peers} peers"
+
+    async def _keep_alive(self) -> None:
+        """Feeds systemd's watchdog: from this loop, and so only while it turns."""
+        while self._manager.watchdog:
+            self._manager.tell("WATCHDOG=1")
+            await asyncio.sleep(self._manager.watchdog / 3)
+
+    # HTTP
+
+    @asynccontextmanager
+    async def _http(self, given: dict[str, list[int]]) -> AsyncIterator[None]:
+        runner = web.AppRunner(application(self.look, registry(self.look)), access_log=None)
+        await runner.setup()
+        control = self._config.control_socket
+        try:
+            for listener in self._http_sockets(given):
+                await web.SockSite(runner, listener).start()
+            yield
+        finally:
+            await runner.cleanup()
+            if CONTROL not in given:
+                control.unlink(missing_ok=True)
+
+    def _http_sockets(self, given: dict[str, list[int]]) -> Iterator[socket.socket]:
+        address = self._config.http.address
+        tcp = [socket.socket(fileno=fd) for fd in given.get(HTTP, ())]
+        if not tcp and address is not None:
+            tcp = [_listen_tcp(*address)]
+        for listener in tcp:
+            if listener.family != socket.AF_UNIX:
+                host, port = listener.getsockname()[:2]
+                self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            yield listener
+        if CONTROL in given:
+            yield from (socket.socket(fileno=fd) for fd in given[CONTROL])
+        else:
+            own = self._config.control
+            yield listen(
+                str(self._config.control_socket),
+                uid=-1 if own.uid is None else own.uid,
+                gid=-1 if own.gid is None else own.gid,
+                mode=own.mode,
+            )
+
+
+@contextmanager
+def _runtime_directory(config: Config) -> Iterator[None]:
+    """Makes the directory, and makes sure that no other famezd uses it."""
+    path = config.runtime_directory
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise ServiceError(
+            f"cannot use the runtime directory {path}: {e.strerror}; set runtime_directory to one that "
+            f"user id {os.geteuid()} can write to"
+        ) from e
+    try:
+        _lock(directory, config)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _lock(directory: int, config: Config) -> None:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise ServiceError(
+            f"another famezd uses the runtime directory {config.runtime_directory}{_owner(config.control_socket)}; "
+            f"stop it, or set another runtime_directory"
+        ) from e
+
+
+def _owner(control: Path) -> str:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        probe.connect(str(control))
+        return f" (process {credentials(probe).pid})"
+    return ""
+
+
+def _listen_tcp(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as e:
+        raise ServiceError(
+            f"cannot serve HTTP on {host}:{port}: {e.strerror or e}; stop what listens there or set http.listen"
+        ) from e

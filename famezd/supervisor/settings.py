@@ -1,0 +1,32 @@
+"""From what the configuration says of a fabric to what its worker is told."""
+
+from famezd.config import Fabric, personality_reference
+from famezd.fabric.settings import Settings
+
+
+def worker_settings(fabric: Fabric) -> Settings:
+    """The worker's settings: plain values, users and groups as numbers."""
+    socket, mailbox = fabric.socket, fabric.mailbox
+    return Settings(
+        name=fabric.name,
+        socket=str(socket.path),
+        memory=mailbox.name if mailbox.file is None else str(mailbox.file),
+        size=mailbox.size,
+        personality=personality_reference(fabric.personality),
+        peers=fabric.peers,
+        vectors=fabric.vectors,
+        doorbells=fabric.doorbells,
+        ports=fabric.ports,
+        backing=mailbox.backing,
+        memory_uid=_number(mailbox.uid),
+        memory_gid=_number(mailbox.gid),
+        memory_mode=mailbox.mode,
+        socket_uid=_number(socket.uid),
+        socket_gid=_number(socket.gid),
+        socket_mode=socket.mode,
+    )
+
+
+def _number(identity: int | None) -> int:
+    """-1 leaves it as it is, as in chown(2)."""
+    return -1 if identity is None else identity

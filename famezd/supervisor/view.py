@@ -1,0 +1,113 @@
+"""What can be said of a fabric at one moment: read from its stats page, frozen.
+
+Everything that reports (metrics, API, page) reports from here. Nothing here asks a worker anything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from famezd.config import Fabric, personality_class
+from famezd.stats import ANYBODY, SWITCH_ROW, Page
+from famezd.supervisor.worker import State, Worker
+
+
+@dataclass(frozen=True)
+class PeerView:
+    """A peer that is on a fabric now."""
+
+    id: int
+    pid: int
+    uid: int
+    program: str
+    """The name of its process, "" where that cannot be read."""
+    joined: float
+    """Seconds of the real-time clock."""
+
+
+@dataclass(frozen=True)
+class FabricView:
+    """A fabric at one moment."""
+
+    fabric: Fabric
+    state: State
+    pid: int
+    """Of its worker, 0 while there is none."""
+    restarts: int
+    peers: tuple[PeerView, ...]
+    totals: dict[str, int]
+    """By the names of `famezd.stats.TOTALS`; empty before the first worker served."""
+    pairs: dict[tuple[int, int], int]
+    """Doorbells by (src, dst), ids: what was rung at least once, or could be now."""
+    vectors: dict[tuple[int, int], int]
+    """Doorbells by (dst, vector): as pairs."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the fabric is being served."""
+        return self.state is State.SERVING
+
+    @property
+    def doorbells(self) -> int:
+        """All doorbells that were counted."""
+        return sum(self.vectors.values())
+
+
+def look(worker: Worker) -> FabricView:
+    """What is to be seen of a worker's fabric now."""
+    page = worker.page
+    seen = FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {})
+    if page is None:
+        return seen
+    ids = _ids(worker.fabric, page)
+    occupants = page.occupants() if seen.up else []
+    peers = tuple(PeerView(o.peer, o.pid, o.uid, _program(o.pid), o.joined / 1e9) for o in occupants)
+    there = {o.place for o in occupants}
+    if seen.up and page.shape.places > worker.fabric.peers:
+        there.add(worker.fabric.peers)
+    pairs, vectors = _doorbells(page, ids, there, relayed=worker.fabric.doorbells == "relayed")
+    return FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, peers, page.totals(), pairs, vectors)
+
+
+def _ids(fabric: Fabric, page: Page) -> list[int | None]:
+    """The peer id of each place: with fresh ports that of its present or last occupant."""
+    first = personality_class(fabric.personality).first_id
+    if fabric.ports == "sticky":
+        return [first + place for place in range(page.shape.places)]
+    ids = [page.last_id(place) for place in range(fabric.peers)]
+    return [*ids, *(first + place for place in range(fabric.peers, page.shape.places))]
+
+
+def _doorbells(
+    page: Page, ids: list[int | None], there: set[int], *, relayed: bool
+) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
+    """Sums of the counters by (src, dst) and by (dst, vector)."""
+    counters, (places, rows, width) = page.doorbells(), page.shape
+    pairs: defaultdict[tuple[int, int], int] = defaultdict(int)
+    vectors: defaultdict[tuple[int, int], int] = defaultdict(int)
+    for dst, dst_id in enumerate(ids):
+        if dst_id is None:
+            continue
+        # Of a direct fabric only what the switch is party to is seen, and who rang it is not.
+        sources = range(rows) if relayed else [r for r in range(rows) if (r == ANYBODY) == (dst == places - 1)]
+        for row in sources:
+            src = row if relayed else places - 1
+            src_id = ids[src]
+            at = (row * places + dst) * width
+            rung = counters[at : at + width]
+            if not any(rung) and not (dst in there and src in there and src != dst):
+                continue
+            for vector, n in enumerate(rung):
+                vectors[dst_id, vector] += n
+            if src_id is not None and (relayed or row == SWITCH_ROW):
+                pairs[src_id, dst_id] += sum(rung)
+    return dict(pairs), dict(vectors)
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
