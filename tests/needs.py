@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +94,7 @@ def _apt_get(arguments: list[str]) -> str:
     except FileNotFoundError as missing:  # neither root nor sudo
         return str(missing)
     return f"{' '.join(command)}:\n{done.stdout}" if done.returncode else ""
+
+
+if __name__ == "__main__":
+    print(need(*sys.argv[1:3]))
