@@ -145,7 +145,7 @@ def test_relayed_bells_belong_to_one_peer_each(start: Start, ports: str) -> None
     worker = start(doorbells="relayed", ports=ports)
     clients = [worker.join() for _ in range(4)]
     for client in clients:
-        worker.wait(lambda: client.hear() or len(client.peers) >= 3, "all know all")  # noqa: B023 (called at once)
+        worker.wait(lambda: client.knows(3), "all know all")  # noqa: B023 (called at once)
     eventfds = [eventfd_id(fd) for client in clients for bells in client.client.peers.values() for fd in bells]
     assert len(set(eventfds)) == len(eventfds)
 

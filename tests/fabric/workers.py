@@ -322,6 +322,11 @@ class Raw:
         """The others' ids, as far as this one knows."""
         return sorted(peer for peer in self.client.peers if peer != self.client.peer)
 
+    def knows(self, n: int) -> bool:
+        """Reads what there is; whether there are then n others."""
+        self.hear()
+        return len(self.peers) == n
+
     @property
     def own(self) -> list[Descriptor]:
         """The eventfds on which it receives, by vector."""
