@@ -165,6 +165,7 @@ class Fabric:
         for member in self.members.values():
             self._page.vacate(member.place)
             member.connection.close()
+        self.relay.close()
 
     # Joining
 

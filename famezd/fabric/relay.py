@@ -78,6 +78,10 @@ class Relay:
             del self._bells[bell]
             os.close(bell)
 
+    def close(self) -> None:
+        """Ends the watch; what is rung from now on is not passed on any more."""
+        self._watchman.stop()
+
     def connect(self, place: int, receivers: Iterable[int]) -> None:
         """From now on `place` is rung by these, its eventfds (or EMPTY, or SWITCH) by vector."""
         at = place * self._shape.vectors
@@ -193,6 +197,11 @@ class _Watchman:
         if not self._awake:
             self._awake = True
             signal.setitimer(signal.ITIMER_REAL, STALL, STALL)
+
+    def stop(self) -> None:
+        """Ends the watch for good: a timer that outlived the interpreter's handlers would kill the process."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
     def _look(self, _signal: int, _frame: FrameType | None) -> None:
         # A doorbell in flight is one of a kind: its counter never has the same old value again.
