@@ -142,7 +142,7 @@ def test_sticky_direct_port_keeps_its_eventfds_but_not_what_was_rung(start: Star
 
 
 def test_relayed_bells_belong_to_one_peer_each(start: Start, ports: str) -> None:
-    worker = start(doorbells="relayed", ports=ports)
+    worker = start(doorbells="relayed", ports=ports, peers=4)
     clients = [worker.join() for _ in range(4)]
     for client in clients:
         worker.wait(lambda: client.knows(3), "all know all")  # noqa: B023 (called at once)
