@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -91,11 +91,15 @@ class Relay:
         """Nobody is on `place`: doorbells to it are counted and dropped."""
         self.connect(place, [EMPTY] * self._shape.vectors)
 
-    def relay(self, events: Iterable[Event]) -> list[Event]:
+    def relay(self, events: Collection[Event]) -> list[Event]:
         """Passes on the doorbells among `events`, and returns the events that are none."""
         others: list[Event] = []
         remaining = iter(events)
-        self._watchman.wake()
+        # Not for anything else: its own signal makes the loop turn, and it would never sleep again.
+        for bell, _ in events:
+            if bell in self._bells:
+                self._watchman.wake()
+                break
         while True:
             try:
                 self._pass_on(remaining, others)
