@@ -179,7 +179,9 @@ class Crowd:
         here = {client.id for client in self._departed}
         self._worker.wait(lambda: self._worker.present == sorted(here), "the page shows who is there")
         for client in self._departed:
-            self._worker.wait(lambda: self._hear(client) or set(client.client.peers) == here | self._always, "all know all")  # noqa: B023
+            self._worker.wait(
+                lambda: self._hear(client) or set(client.client.peers) == here | self._always, "all know all"
+            )
 
     def _join(self) -> None:
         refused = self._worker.refused

@@ -5,7 +5,6 @@ Whatever is waited for is waited for with a deadline, and a worker that dies mea
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
