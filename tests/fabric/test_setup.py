@@ -29,7 +29,7 @@ def times(vectors: int, *peers: int) -> list[tuple[int, bool]]:
 def test_set_up_in_the_protocols_order(start: Start, kind: Kind) -> None:
     worker = start(**kind._asdict(), peers=4, vectors=3)
     first = worker.connect()
-    others = (1, 2, 3) if kind.ports == "sticky" else ()
+    others: tuple[int, ...] = (1, 2, 3) if kind.ports == "sticky" else ()
     assert messages(first, 3 + 3 * (len(others) + 1)) == [
         (0, False),
         (0, False),
@@ -179,9 +179,11 @@ class Crowd:
         here = {client.id for client in self._departed}
         self._worker.wait(lambda: self._worker.present == sorted(here), "the page shows who is there")
         for client in self._departed:
-            self._worker.wait(
-                lambda: self._hear(client) or set(client.client.peers) == here | self._always, "all know all"
-            )
+            self._worker.wait(lambda: self._knows(client, here | self._always), "all know all")  # noqa: B023
+
+    def _knows(self, client: Raw, peers: AbstractSet[int]) -> bool:
+        self._hear(client)
+        return set(client.client.peers) == peers
 
     def _join(self) -> None:
         refused = self._worker.refused

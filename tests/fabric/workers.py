@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -61,6 +62,7 @@ class Worker:
         self._notify = notify or NotifySocket(str(folder / f"notify-{time.monotonic_ns()}"))
         self._log = folder / f"log-{time.monotonic_ns()}"
         self._clients: list[Raw] = []
+        self._calls: list[Callable[[], object]] = []
         self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
         if limit is not None:
@@ -135,8 +137,14 @@ class Worker:
         assert "Traceback" not in self.log, self.log
         assert "personality failed" not in self.log, self.log
 
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Calls this before all that belongs to the worker ends."""
+        self._calls.append(call)
+
     def close(self) -> None:
         """Ends the process if it still runs, and all that belongs to it."""
+        for call in self._calls:
+            call()
         for client in self._clients:
             client.close()
         if self.status is None:
@@ -162,6 +170,11 @@ class Worker:
     def peer(self) -> Peer:
         """A new peer of the library's."""
         return Peer.join(self.settings.socket, timeout=DEADLINE)
+
+    def acquaint(self, *clients: Raw) -> None:
+        """Waits until these know each other: with fresh ports a peer hears of a later one a little later."""
+        for client, other in product(clients, clients):
+            self.wait(lambda: client.can_ring(other.id), f"peer {client.id} knows peer {other.id}")  # noqa: B023
 
     def barrier(self) -> None:
         """Returns when the worker has done all that was there to do before this call, and disturbs no peer.
@@ -325,6 +338,11 @@ class Raw:
         """Reads what there is; whether there are then n others."""
         self.hear()
         return len(self.peers) == n
+
+    def can_ring(self, peer: int) -> bool:
+        """Reads what there is; whether it can then ring `peer` on all vectors."""
+        self.hear()
+        return len(self.client.peers.get(PeerId(peer), ())) == self._vectors
 
     @property
     def own(self) -> list[Descriptor]:
