@@ -20,7 +20,7 @@ from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import MAILBOX, SOCKET, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
-from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, decode, encode
+from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, PeerLeft, decode, encode
 from famezd.stats import Page
 from famezd.supervisor.spawn import spawn
 
@@ -303,7 +303,12 @@ class Raw:
     def understand(self, message: Message) -> list[Event]:
         """Gives a message to the protocol's state machine, which raises ProtocolError where it is out of order."""
         carried = () if message.descriptor is None else (message.descriptor,)
-        return self.client.receive(encode(message.value), carried)
+        events = self.client.receive(encode(message.value), carried)
+        for event in events:
+            if isinstance(event, PeerLeft):
+                for descriptor in event.descriptors:
+                    os.close(descriptor)
+        return events
 
     def set_up(self) -> Self:
         """Reads until the set-up is complete."""
