@@ -7,7 +7,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from famezd.fabric import log
@@ -104,7 +104,7 @@ class Fabric:
         """Whether a newcomer would find no port."""
         return len(self.members) >= self.peers
 
-    def turn(self, events: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    def turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         """Relays, and hears the members; returns the events that belong to neither.
 
         Doorbells first: one that was rung before its ringer hung up is passed on.
@@ -165,6 +165,7 @@ class Fabric:
         for member in self.members.values():
             self._page.vacate(member.place)
             member.connection.close()
+        self.relay.close()
 
     # Joining
 

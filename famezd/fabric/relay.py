@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -78,6 +78,10 @@ class Relay:
             del self._bells[bell]
             os.close(bell)
 
+    def close(self) -> None:
+        """Ends the watch; what is rung from now on is not passed on any more."""
+        self._watchman.stop()
+
     def connect(self, place: int, receivers: Iterable[int]) -> None:
         """From now on `place` is rung by these, its eventfds (or EMPTY, or SWITCH) by vector."""
         at = place * self._shape.vectors
@@ -87,11 +91,15 @@ class Relay:
         """Nobody is on `place`: doorbells to it are counted and dropped."""
         self.connect(place, [EMPTY] * self._shape.vectors)
 
-    def relay(self, events: Iterable[Event]) -> list[Event]:
+    def relay(self, events: Collection[Event]) -> list[Event]:
         """Passes on the doorbells among `events`, and returns the events that are none."""
         others: list[Event] = []
         remaining = iter(events)
-        self._watchman.wake()
+        # Not for anything else: its own signal makes the loop turn, and it would never sleep again.
+        for bell, _ in events:
+            if bell in self._bells:
+                self._watchman.wake()
+                break
         while True:
             try:
                 self._pass_on(remaining, others)
@@ -193,6 +201,11 @@ class _Watchman:
         if not self._awake:
             self._awake = True
             signal.setitimer(signal.ITIMER_REAL, STALL, STALL)
+
+    def stop(self) -> None:
+        """Ends the watch for good: a timer that outlived the interpreter's handlers would kill the process."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
     def _look(self, _signal: int, _frame: FrameType | None) -> None:
         # A doorbell in flight is one of a kind: its counter never has the same old value again.

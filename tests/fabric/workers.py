@@ -1,0 +1,395 @@
+"""One real worker process, started as the supervisor starts it, and clients that do to it only what a test says.
+
+Whatever is waited for is waited for with a deadline, and a worker that dies meanwhile is noticed at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Self, TypeVar
+
+from famezd.client import Peer
+from famezd.fabric.settings import Settings
+from famezd.fabric.worker import MAILBOX, SOCKET, STATS, SUPERVISOR
+from famezd.notify import NotifySocket
+from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, PeerLeft, decode, encode
+from famezd.stats import Page
+from famezd.supervisor.spawn import spawn
+
+DEADLINE = 10.0
+"""Seconds for anything that is expected; nothing takes as long but on a machine that is stuck."""
+LOOK = 0.002
+"""Seconds between two looks at what has no event, such as a counter in shared memory."""
+PLAIN, GENZ = "famezd.switch.plain:Plain", "famezd.switch.genz:Genz"
+
+T = TypeVar("T")
+
+
+class WorkerDiedError(Exception):
+    """The worker is gone, and nobody asked it to go."""
+
+
+class Worker:
+    """A worker, from its start to the end of the `with` block, where it has to stop cleanly."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        kept: Mapping[str, Sequence[int]] | None = None,
+        limit: int | None = None,
+        notify: NotifySocket | None = None,
+    ) -> None:
+        """Starts the process; `kept` is handed on to it, `limit` is its hard limit of descriptors."""
+        self.settings = settings
+        self.kept: dict[str, list[int]] = {}
+        """Copies of the descriptors that it stored, or was handed: for its successor."""
+        self.told: list[dict[str, str]] = []
+        """What it told its manager."""
+        self.page: Page
+        """Its counters, as soon as it is ready."""
+        self.status: int | None = None
+        """Its exit status once it has ended, minus a signal's number."""
+        self._notify = notify or NotifySocket(str(folder / f"notify-{time.monotonic_ns()}"))
+        self._log = folder / f"log-{time.monotonic_ns()}"
+        self._clients: list[Raw] = []
+        self._calls: list[Callable[[], object]] = []
+        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
+        if limit is not None:
+            command = ["/bin/sh", "-c", 'ulimit -n "$0"; exec "$@"', str(limit), *command]
+        handed = {SUPERVISOR: [theirs.fileno()], **(kept or {})}
+        with open(self._log, "ab") as log, theirs:
+            self.pid = spawn(command, handed, log.fileno(), {"NOTIFY_SOCKET": self._notify.path})
+        for name, descriptors in (kept or {}).items():
+            self._keep(name, [os.dup(fd) for fd in descriptors])
+        self._pidfd = os.pidfd_open(self.pid)
+        self._poll = select.poll()
+        self._poll.register(self._pidfd, select.POLLIN)
+        self._poll.register(self._notify, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.check()
+        finally:
+            self.close()
+
+    @property
+    def log(self) -> str:
+        """All that it logged."""
+        return self._log.read_text()
+
+    def ready(self) -> Self:
+        """Waits until it says that it serves."""
+        self.wait(lambda: {"READY": "1"} in self.told, "the worker is ready")
+        return self
+
+    def wait(self, condition: Callable[[], T], what: str, *, timeout: float = DEADLINE) -> T:
+        """Waits until `condition` returns something true, and returns it."""
+        deadline = time.monotonic() + timeout
+        while not (found := condition()):
+            if self.status is not None:
+                raise WorkerDiedError(f"status {self.status} while waiting until {what}; its log:\n{self.log}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout} s until {what}; the worker's log:\n{self.log}")
+            self._listen(LOOK)
+        return found
+
+    def ended(self, *, timeout: float = DEADLINE) -> int:
+        """Waits until the process has ended; returns its exit status."""
+        deadline = time.monotonic() + timeout
+        while self.status is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the worker has not ended within {timeout} s; its log:\n{self.log}")
+            self._listen(deadline - time.monotonic())
+        return self.status
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """Sends a signal, and waits for the end."""
+        if self.status is None:
+            os.kill(self.pid, number)
+        return self.ended()
+
+    def hang_up(self) -> None:
+        """Closes the supervisor's end, as its death would."""
+        self._lifeline.close()
+
+    def check(self) -> None:
+        """It lives, nothing in it failed, and it stops cleanly."""
+        assert self.kill(signal.SIGTERM) in (0, -signal.SIGKILL), self.log
+        assert "Traceback" not in self.log, self.log
+        assert "personality failed" not in self.log, self.log
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Calls this before all that belongs to the worker ends."""
+        self._calls.append(call)
+
+    def close(self) -> None:
+        """Ends the process if it still runs, and all that belongs to it."""
+        for call in self._calls:
+            call()
+        for client in self._clients:
+            client.close()
+        if self.status is None:
+            self.kill()
+        os.close(self._pidfd)
+        self._lifeline.close()
+        self._notify.close()
+        for name in list(self.kept):
+            self._forget(name)
+
+    # Its peers
+
+    def connect(self) -> Raw:
+        """A new connection, on which nothing has been read."""
+        client = Raw(self.settings)
+        self._clients.append(client)
+        return client
+
+    def join(self) -> Raw:
+        """A new peer, its set-up read."""
+        return self.connect().set_up()
+
+    def peer(self) -> Peer:
+        """A new peer of the library's."""
+        return Peer.join(self.settings.socket, timeout=DEADLINE)
+
+    def acquaint(self, *clients: Raw) -> None:
+        """Waits until these know each other: with fresh ports a peer hears of a later one a little later."""
+        for client, other in product(clients, clients):
+            self.wait(lambda: client.can_ring(other.id), f"peer {client.id} knows peer {other.id}")  # noqa: B023
+
+    def barrier(self) -> None:
+        """Returns when the worker has done all that was there to do before this call, and disturbs no peer.
+
+        Twice, because it may be in the middle of a turn.
+        """
+        for _ in range(2):
+            turns = self.totals["turns"]
+            # The signal by which its relay watches itself: it makes the loop turn, and does nothing else.
+            os.kill(self.pid, signal.SIGALRM)
+            self.wait(lambda: self.totals["turns"] > turns, "it turns once more")  # noqa: B023 (called at once)
+
+    # Its counters
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The stats page's totals."""
+        return self.page.totals()
+
+    @property
+    def left(self) -> int:
+        """How many peers have left, whatever the reason."""
+        return sum(n for name, n in self.totals.items() if name.startswith("left_"))
+
+    @property
+    def refused(self) -> int:
+        """How many newcomers were refused, whatever the reason."""
+        return sum(n for name, n in self.totals.items() if name.startswith("refused_"))
+
+    @property
+    def present(self) -> list[int]:
+        """The ids of those who are there."""
+        return sorted(occupant.peer for occupant in self.page.occupants())
+
+    def doorbells(self) -> dict[tuple[int, int, int], int]:
+        """Every doorbell counter that is not zero, by (row, place, vector)."""
+        shape, found = self.page.shape, {}
+        for i, n in enumerate(self.page.doorbells()):
+            if n:
+                row, rest = divmod(i, shape.places * shape.vectors)
+                found[row, *divmod(rest, shape.vectors)] = n
+        return found
+
+    def await_total(self, name: str, n: int) -> None:
+        """Waits until a total is exactly `n`."""
+        self.wait(lambda: self.totals[name] >= n, f"{name} is {n}")
+        assert self.totals[name] == n, self.totals
+
+    def await_doorbells(self, expected: Mapping[tuple[int, int, int], int]) -> None:
+        """Waits until as many doorbells were counted as are expected; they have to be the expected ones."""
+        self.wait(lambda: sum(self.doorbells().values()) >= sum(expected.values()), "all doorbells are counted")
+        assert self.doorbells() == dict(expected)
+
+    # Its manager
+
+    def _listen(self, timeout: float) -> None:
+        ready = dict(self._poll.poll(max(0.0, timeout) * 1000))
+        if self._notify.fileno() in ready:
+            self._hear()
+        elif self._pidfd in ready and self.status is None:
+            # Only when it has been heard to the end.
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _hear(self) -> None:
+        told = self._notify.receive()
+        if told.pid != self.pid:
+            # Somebody else's, who was there to fill the queue.
+            return
+        self.told.append(told.assignments)
+        if told.assignments.get("FDSTORE") == "1":
+            self._keep(told.assignments["FDNAME"], told.descriptors)
+
+    def _keep(self, name: str, descriptors: list[int]) -> None:
+        assert name in (SOCKET, MAILBOX, STATS), name
+        self._forget(name)
+        self.kept[name] = descriptors
+        if name == STATS:
+            self.page = Page.open(os.dup(descriptors[0]))
+
+    def _forget(self, name: str) -> None:
+        for descriptor in self.kept.pop(name, ()):
+            os.close(descriptor)
+            if name == STATS:
+                self.page.close()
+
+
+class Raw:
+    """A client that reads messages one by one, and checks each by the protocol."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.client = Client()
+        self.values: list[int] = []
+        """Of all messages that were read."""
+        self._vectors = settings.vectors
+        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.connection.settimeout(DEADLINE)
+        self.connection.connect(settings.socket)
+
+    def read(self) -> Message | None:
+        """The next message, not looked into; None at the end of the stream."""
+        try:
+            word, descriptors, flags, _ = socket.recv_fds(self.connection, MESSAGE_SIZE, 1)
+        except ConnectionResetError:
+            return None
+        assert not flags & socket.MSG_CTRUNC, "a descriptor was lost: this process's limit of open files is too low"
+        if not word:
+            return None
+        assert len(word) == MESSAGE_SIZE
+        message = Message(decode(word), Descriptor(descriptors[0]) if descriptors else None)
+        self.values.append(message.value)
+        return message
+
+    def hear(self) -> list[Event]:
+        """Reads all that is there without waiting, and takes it for what the protocol says."""
+        events: list[Event] = []
+        self.connection.setblocking(False)
+        try:
+            while message := self.read():
+                events += self.understand(message)
+        except BlockingIOError:
+            pass
+        finally:
+            self.connection.settimeout(DEADLINE)
+        return events
+
+    def understand(self, message: Message) -> list[Event]:
+        """Gives a message to the protocol's state machine, which raises ProtocolError where it is out of order."""
+        carried = () if message.descriptor is None else (message.descriptor,)
+        events = self.client.receive(encode(message.value), carried)
+        for event in events:
+            if isinstance(event, PeerLeft):
+                for descriptor in event.descriptors:
+                    os.close(descriptor)
+        return events
+
+    def set_up(self) -> Self:
+        """Reads until the set-up is complete."""
+        while len(self.own) < self._vectors:
+            message = self.read()
+            assert message is not None, f"the set-up ends after {self.values}"
+            self.understand(message)
+        return self
+
+    def at_end(self) -> bool:
+        """Waits for the next message; whether there is none any more."""
+        return self.read() is None
+
+    @property
+    def id(self) -> int:
+        """This peer's id."""
+        assert self.client.peer is not None
+        return self.client.peer
+
+    @property
+    def memory(self) -> int:
+        """The descriptor of the shared memory."""
+        assert self.client.memory is not None
+        return self.client.memory
+
+    @property
+    def peers(self) -> list[int]:
+        """The others' ids, as far as this one knows."""
+        return sorted(peer for peer in self.client.peers if peer != self.client.peer)
+
+    def knows(self, n: int) -> bool:
+        """Reads what there is; whether there are then n others."""
+        self.hear()
+        return len(self.peers) == n
+
+    def can_ring(self, peer: int) -> bool:
+        """Reads what there is; whether it can then ring `peer` on all vectors."""
+        self.hear()
+        return len(self.client.peers.get(PeerId(peer), ())) == self._vectors
+
+    @property
+    def own(self) -> list[Descriptor]:
+        """The eventfds on which it receives, by vector."""
+        return [] if self.client.peer is None else self.client.peers.get(self.client.peer, [])
+
+    def bells(self, peer: int) -> list[Descriptor]:
+        """What it rings `peer` by, by vector."""
+        return self.client.peers[PeerId(peer)]
+
+    def ring(self, peer: int, vector: int = 0, n: int = 1) -> None:
+        """Rings `peer`, `n` times at once."""
+        os.eventfd_write(self.bells(peer)[vector], n)
+
+    def take(self, vector: int = 0) -> int:
+        """How often it was rung since it last looked; does not wait."""
+        return take(self.own[vector])
+
+    def close(self) -> None:
+        """Leaves."""
+        self.connection.close()
+        held = [fd for bells in self.client.peers.values() for fd in bells]
+        if self.client.memory is not None:
+            held.append(self.client.memory)
+        self.client = Client()
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def take(eventfd: int) -> int:
+    """Takes an eventfd's count, also where it would block."""
+    count = bytearray(8)
+    try:
+        os.preadv(eventfd, [count], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    return int.from_bytes(count, sys.byteorder)
+
+
+def eventfd_id(descriptor: int) -> str:
+    """The kernel's number of an eventfd: the same for every descriptor of it."""
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+        if line.startswith("eventfd-id:"):
+            return line.split()[1]
+    raise AssertionError(f"descriptor {descriptor} is no eventfd")
