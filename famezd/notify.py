@@ -10,6 +10,7 @@ import array
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -49,9 +50,21 @@ class Manager:
         if self._notifier.socket is not None:
             # A manager that does not read must not stop us; a lost keep-alive is followed by the next.
             self._notifier.socket.setblocking(False)
+        self.patience = WAIT
+        """Seconds to wait for a manager that is busy, where a message must not be lost."""
+        self._obsolete: deque[str] = deque()
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
         """Seconds in which the manager expects a keep-alive, 0 for none."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether there is a manager."""
+        return self._notifier.socket is not None
+
+    def hurry(self) -> None:
+        """From now on waits for no manager: others wait for us."""
+        self.patience = 0.0
 
     def tell(self, *assignments: str, wait: bool = False) -> None:
         """Sends assignments such as READY=1; does nothing where nobody listens.
@@ -59,7 +72,7 @@ class Manager:
         `wait`: for a manager that is busy, instead of losing them.
         """
         if self._notifier.socket is not None and wait:
-            self._notifier.socket.settimeout(WAIT)
+            self._notifier.socket.settimeout(self.patience)
         self._notifier.notify("\n".join(assignments))
         if self._notifier.socket is not None:
             self._notifier.socket.setblocking(False)
@@ -67,16 +80,28 @@ class Manager:
     def store(self, name: str, descriptors: Iterable[int]) -> None:
         """Asks the manager to keep descriptors under `name`, and to hand them on to the next process.
 
-        Waits for a manager that is busy; raises OSError if it does not take them.
+        Waits `patience` seconds for a manager that is busy; raises OSError if it does not take them.
         """
         if self._notifier.socket is None:
             return
-        self._notifier.socket.settimeout(WAIT)
+        self._notifier.socket.settimeout(self.patience)
         fds = array.array("i", descriptors)
-        for start in range(0, len(fds), _MAX_DESCRIPTORS):
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds[start : start + _MAX_DESCRIPTORS].tobytes())]
-            self._notifier.socket.sendmsg([f"FDSTORE=1\nFDNAME={name}".encode()], ancillary)
-        self._notifier.socket.setblocking(False)
+        try:
+            for start in range(0, len(fds), _MAX_DESCRIPTORS):
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds[start : start + _MAX_DESCRIPTORS].tobytes())]
+                self._notifier.socket.sendmsg([f"FDSTORE=1\nFDNAME={name}".encode()], ancillary)
+        finally:
+            self._notifier.socket.setblocking(False)
+
+    def forget(self, name: str) -> None:
+        """Asks the manager to let go of what it keeps under `name`; one that is busy is asked again with the next."""
+        self._obsolete.append(name)
+        while self._obsolete and self._notifier.socket is not None:
+            try:
+                self._notifier.socket.send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}".encode())
+            except OSError:
+                return
+            self._obsolete.popleft()
 
 
 class Notification(NamedTuple):

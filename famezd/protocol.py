@@ -12,7 +12,7 @@ Source: QEMU, "Device Specification for Inter-VM shared memory device", section 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from typing import NamedTuple, NewType, NoReturn
 
 from famezd.errors import FamezError
@@ -36,6 +36,10 @@ MESSAGE_SIZE = 8
 """Bytes of a message."""
 
 
+Marks = MutableSequence[int] | memoryview
+"""Words that an outbox writes its progress to."""
+
+
 class ProtocolError(FamezError):
     """The other end sent what the protocol does not allow at that point."""
 
@@ -52,6 +56,8 @@ class Batch(NamedTuple):
 
     value: int
     descriptors: Sequence[Descriptor | None] = (None,)
+    mark: int = 0
+    """Index of the outbox's mark that says how much of it was sent."""
 
 
 def encode(value: int) -> bytes:
@@ -64,14 +70,14 @@ def decode(word: bytes) -> int:
     return int.from_bytes(word, "little", signed=True)
 
 
-def announcement(peer: PeerId, bells: Sequence[Descriptor]) -> Batch:
+def announcement(peer: PeerId, bells: Sequence[Descriptor], mark: int = 0) -> Batch:
     """Tells of `peer`: its id once per vector, each with the eventfd that interrupts it on vector 0, 1, 2, ...."""
-    return Batch(peer, bells)
+    return Batch(peer, bells, mark)
 
 
-def departure(peer: PeerId) -> Batch:
+def departure(peer: PeerId, mark: int = 0) -> Batch:
     """Tells that `peer` has left."""
-    return Batch(peer)
+    return Batch(peer, (None,), mark)
 
 
 def refusal() -> Batch:
@@ -79,12 +85,22 @@ def refusal() -> Batch:
     return Batch(REFUSAL)
 
 
-def setup(peer: PeerId, memory: Descriptor, others: Iterable[Batch], own: Sequence[Descriptor]) -> list[Batch]:
-    """All that the newcomer `peer` is sent: version, id, shared memory, the others' announcements, and last its own.
+def greeting(peer: PeerId, memory: Descriptor, mark: int = 0) -> list[Batch]:
+    """Begins the set-up of `peer`: version, id, shared memory, with this mark and the two after it."""
+    return [Batch(VERSION, (None,), mark), Batch(peer, (None,), mark + 1), Batch(MEMORY, (memory,), mark + 2)]
 
-    Clients take their own announcement for the end of the set-up.
+
+def mark(value: int, sent: int) -> int:
+    """What an outbox marks when messages of `value` were sent, so many with descriptors; never 0."""
+    return ((value + 2) << 16) + sent
+
+
+def marked(word: int) -> tuple[int, int]:
+    """The value, and the number of messages with descriptors, that a mark stands for.
+
+    Of a peer that was announced and has left, that number is 0 again.
     """
-    return [Batch(VERSION), Batch(peer), Batch(MEMORY, (memory,)), *others, announcement(peer, own)]
+    return (word >> 16) - 2, word & 0xFFFF
 
 
 class Outbox:
@@ -96,19 +112,31 @@ class Outbox:
     departures of peers whose announcement was sent, and a peer that does not read is sent no more of these.
     """
 
-    def __init__(self, batches: Iterable[Batch] = ()) -> None:
-        self._queue = deque(batches)
+    def __init__(self, marks: Marks | None = None, doubt: int = 0) -> None:
+        """`marks` outlive the process, so that a successor knows what it has still to send.
+
+        There it says how much of each batch was sent, and at index `doubt`, while it is not 0, that it is sending:
+        who finds it so cannot know.
+        """
+        self._queue: deque[Batch] = deque()
         self._sent = 0
+        self._marks: Marks = [0] if marks is None else marks
+        self._doubt = doubt
 
     def __len__(self) -> int:
         """How many batches are queued, a partly sent one included."""
         return len(self._queue)
 
     def add(self, batch: Batch) -> None:
-        """Queues an announcement."""
+        """Queues a batch."""
         self._queue.append(batch)
 
-    def depart(self, peer: PeerId) -> None:
+    def resume(self, batch: Batch, sent: int) -> None:
+        """Puts a batch in front of all others, of which so many messages were sent before."""
+        self._queue.appendleft(batch)
+        self._sent = sent
+
+    def depart(self, peer: PeerId, mark: int = 0) -> None:
         """Queues the departure of an announced peer, or takes the announcement back if none of it was sent."""
         for i, batch in enumerate(self._queue):
             if batch.value == peer and batch.descriptors[0] is not None:
@@ -118,19 +146,28 @@ class Outbox:
                 # Some of its vectors are announced: the others never will be.
                 self._sent = 0
                 break
-        self._queue.append(departure(peer))
+        self._queue.append(departure(peer, mark))
 
     def flush(self, send: Callable[[bytes, Descriptor | None], object]) -> None:
         """Sends message after message by `send(word, descriptor)`, until none is left or `send` raises.
 
         The message for which it raised counts as not sent, and is the first of the next flush.
         """
+        marks, doubt = self._marks, self._doubt
         while self._queue:
-            value, descriptors = self._queue[0]
-            word = encode(value)
+            value, descriptors, at = self._queue[0]
+            word, base = encode(value), mark(value, 0)
             while self._sent < len(descriptors):
-                send(word, descriptors[self._sent])
+                descriptor = descriptors[self._sent]
+                marks[doubt] = 1
+                try:
+                    send(word, descriptor)
+                except OSError:
+                    marks[doubt] = 0
+                    raise
                 self._sent += 1
+                marks[at] = base if descriptor is None else base + self._sent
+                marks[doubt] = 0
             self._queue.popleft()
             self._sent = 0
 

@@ -13,6 +13,8 @@ Layout, in words:
     totals       one word for each of TOTALS
     places       PLACE_WORDS for each place (see `Occupant`)
     doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
+    answered     rows x vectors: how many of those that the row's peer rang the switch the personality has dealt with
+    told         TOLD_WORDS + places for each place: what the peer there has been sent (see `Page.told_at`)
 
 On a relayed fabric there is a row for each place. Where bells are direct nobody can tell who rang, and only doorbells
 to and from the switch pass the worker: there the rows are ANYBODY and the switch's, or none where it is no peer.
@@ -35,12 +37,14 @@ IN_FLIGHT = 4
 TOTALS_AT = 7
 
 JOINS = "joins"
-LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken"))
+LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt"))
 REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources"))
 TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "turns", "busy_ns")
 """The names of the totals, in the order of their words."""
 
 PLACE_WORDS = 5
+TOLD_WORDS = 4
+"""In a place's row of what it has been told, before the other places: doubt, version, id, memory."""
 COUNT_LIMIT = 1 << 32
 """The most that is taken from an eventfd at once. More is abuse, and would in time overflow the counters."""
 ANYBODY = 0
@@ -70,7 +74,17 @@ class Shape(NamedTuple):
     @property
     def words(self) -> int:
         """How many words the page has."""
+        return self.told_at + self.places * (TOLD_WORDS + self.places)
+
+    @property
+    def answered_at(self) -> int:
+        """Index of the first word of those that say how far the switch is."""
         return self.doorbells_at + self.rows * self.places * self.vectors
+
+    @property
+    def told_at(self) -> int:
+        """Index of the first word of those that say what peers have been sent."""
+        return self.answered_at + self.rows * self.vectors
 
 
 class InFlight(NamedTuple):
@@ -201,7 +215,38 @@ class Page:
 
     def doorbells(self) -> list[int]:
         """Every doorbell counter: rows x places x vectors, the vector fastest."""
-        return self.words[self.shape.doorbells_at :].tolist()
+        return self.words[self.shape.doorbells_at : self.shape.answered_at].tolist()
+
+    def told_at(self, place: int, other: int | None = None) -> int:
+        """Index of the word that says what the peer on `place` has been told of who is on `other`.
+
+        0 for nothing, else as `famezd.protocol.mark` has it. Without `other`: where the row begins, with the doubt
+        (not 0 while a message is being sent, and nobody knows whether it was), then the marks of version, id, memory.
+        """
+        row = self.shape.told_at + place * (TOLD_WORDS + self.shape.places)
+        return row if other is None else row + TOLD_WORDS + other
+
+    def tell_nothing(self, place: int) -> None:
+        """A newcomer is on `place`, who has been told nothing."""
+        start = self.told_at(place)
+        for at in range(start, start + TOLD_WORDS + self.shape.places):
+            self.words[at] = 0
+
+    def answered(self, row: int, vector: int, rings: int) -> None:
+        """The personality has dealt with so many doorbells to the switch."""
+        self.words[self.shape.answered_at + row * self.shape.vectors + vector] += rings
+
+    def unanswered(self, switch: int) -> list[tuple[int, int, int]]:
+        """Doorbells to the switch, on place `switch`, that a killed worker had no time for: row, vector, rings."""
+        places, rows, vectors = self.shape
+        found = []
+        for row in range(rows):
+            at = self.shape.doorbells_at + (row * places + switch) * vectors
+            for vector in range(vectors):
+                rings = self.words[at + vector] - self.words[self.shape.answered_at + row * vectors + vector]
+                if rings > 0 and not (rows != places and row == SWITCH_ROW):
+                    found.append((row, vector, rings))
+        return found
 
     def forget(self, place: int) -> None:
         """Zeroes every counter to and from a place: another peer id takes it over."""
@@ -212,6 +257,8 @@ class Page:
                 self.words[at] = 0
         if self.shape.rows == self.shape.places:
             for at in range(start + place * span, start + (place + 1) * span):
+                self.words[at] = 0
+            for at in range(self.shape.answered_at + place * vectors, self.shape.answered_at + (place + 1) * vectors):
                 self.words[at] = 0
 
     def _place(self, place: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import select
 import socket
 import time
@@ -10,15 +12,28 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from famezd.ark import Ark
 from famezd.fabric import log
 from famezd.fabric.ids import FreshIds, StickyIds
+from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
 from famezd.fabric.listener import Credentials, credentials
 from famezd.fabric.peer import Peer, room
-from famezd.fabric.relay import Relay
+from famezd.fabric.relay import Relay, SwitchDoorbell
 from famezd.fabric.settings import Settings
 from famezd.fabric.wiring import Direct, Relayed, Wiring
 from famezd.mailbox import Memory, server_memory
-from famezd.protocol import MAX_PEER_ID, Batch, Descriptor, PeerId, announcement, refusal, setup
+from famezd.protocol import (
+    MAX_PEER_ID,
+    Batch,
+    Descriptor,
+    Outbox,
+    PeerId,
+    announcement,
+    departure,
+    greeting,
+    marked,
+    refusal,
+)
 from famezd.stats import SWITCH_ROW, Occupant, Page
 from famezd.switch.personality import Personality
 
@@ -50,7 +65,14 @@ class Fabric:
     """
 
     def __init__(
-        self, settings: Settings, personality: type[Personality], page: Page, mailbox: Descriptor, logger: log.Log
+        self,
+        settings: Settings,
+        personality: type[Personality],
+        page: Page,
+        mailbox: Descriptor,
+        *,
+        ark: Ark | None,
+        logger: log.Log,
     ) -> None:
         self.peers = settings.peers
         self.vectors = settings.vectors
@@ -81,7 +103,46 @@ class Fabric:
         self._leaving: deque[_Leaver] = deque()
         self._starved: set[Peer] = set()
         self._retry_at: float | None = None
+        self._ledger = Ledger(ark, self._wiring.goes)
         self._personality = personality(self)
+
+    def start(self) -> None:
+        """Begins with nobody there; raises OSError if the ark cannot be made.
+
+        Whoever was there before, in an ark that does not fit any more, is hung up on.
+        """
+        for membership in self._ledger.read().members:
+            hang_up(membership.connection)
+        for place in range(self._page.shape.places):
+            self._page.vacate(place)
+        self._page.delivered()
+        for row, vector, rings in self._unanswered():
+            self._page.answered(row, vector, rings)
+        self._ledger.pack(Manifest([], {}, []))
+        self._call_switch(self._personality.started)
+
+    def resume(self) -> None:
+        """Goes on where a predecessor stopped, whatever it was doing; raises OSError as `start`."""
+        manifest = self._ledger.read()
+        self._ids.relive(manifest.ids)
+        self._wiring.restore(manifest.sets, [membership.place for membership in manifest.members])
+        for membership in manifest.members:
+            self._readmit(membership)
+        if not self._sticky:
+            taken = {membership.place for membership in manifest.members}
+            self._free = deque(place for place in range(self.peers) if place not in taken)
+        for place in set(range(self._page.shape.places)) - {m.place for m in manifest.members}:
+            self._page.vacate(place)
+        for member in self.members.values():
+            self._resume_outbox(member)
+        self._call_switch(self._personality.resumed, [member.id for member in self.members.values()])
+        self.relay.redeliver()
+        self.relay.for_switch += itertools.starmap(SwitchDoorbell, self._unanswered())
+        self._tell_switch()
+        for member in list(self.members.values()):
+            self._flush(member)
+        self._part()
+        self._pack()
 
     # What a personality works with
 
@@ -167,6 +228,62 @@ class Fabric:
             member.connection.close()
         self.relay.close()
 
+    # Going on
+
+    def _unanswered(self) -> list[tuple[int, int, int]]:
+        return [] if self._switch_place is None else self._page.unanswered(self._switch_place)
+
+    def _readmit(self, membership: Membership) -> None:
+        """Makes somebody a member who is one in the ark."""
+        connection = socket.socket(fileno=membership.connection)
+        connection.setblocking(False)
+        who = credentials(connection)
+        place = membership.place
+        outbox = Outbox(self._page.words, self._page.told_at(place))
+        member = Peer(connection, membership.peer, place, room(who), outbox, joined=membership.joined)
+        self.members[connection.fileno()] = member
+        self.epoll.register(connection, _LISTENING)
+        self._page.occupy(Occupant(place, membership.peer, who.pid, who.uid, membership.joined))
+
+    def _resume_outbox(self, member: Peer) -> None:
+        """Queues what a member has still to be sent: what there is, less what it has been told."""
+        words, told_at = self._page.words, self._page.told_at
+        if words[told_at(member.place)]:
+            # A message was being sent, and nobody knows whether it was: another or none would be wrong.
+            self._leaving.append(_Leaver(member, "doubt"))
+            return
+        greeted = greeting(member.id, self._mailbox, told_at(member.place) + 1)
+        member.owe(batch for batch in greeted if not words[batch.mark])
+        for place, peer in self._others(member):
+            at = told_at(member.place, place)
+            told, sent = marked(words[at]) if words[at] else (-1, 0)
+            if sent and told != peer:
+                member.owe([departure(PeerId(told), at)])
+                sent = 0
+            if peer is None:
+                continue
+            batch = announcement(peer, self._wiring.bells(member.place, place), at)
+            if not sent:
+                member.owe([batch])
+            elif sent < self.vectors:
+                member.outbox.resume(batch, sent)
+
+    def _others(self, member: Peer) -> list[tuple[int, PeerId | None]]:
+        """All places in the order of a set-up, and the id that is there for a member to know: its own comes last."""
+        present = {other.place: other.id for other in self.members.values()}
+        if self._sticky:
+            present |= {place: PeerId(self._first_id + place) for place in range(self.peers)}
+        if self._switch_place is not None:
+            present[self._switch_place] = PeerId(self.switch)
+        places = [place for place in range(self._page.shape.places) if place != member.place]
+        return [*((place, present.get(place)) for place in places), (member.place, member.id)]
+
+    def _pack(self) -> None:
+        """Writes the ark anew with what is there; raises OSError if there is no room for that."""
+        memberships = [Membership(member.place, member.id, member.joined, fd) for fd, member in self.members.items()]
+        self._ledger.pack(Manifest(memberships, self._wiring.sets, self._ids.history()))
+        self._wiring.take_made()
+
     # Joining
 
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
@@ -178,16 +295,23 @@ class Fabric:
         if peer is None:
             raise Refused("ids", "every id has been seen to depart by a connected peer; one of them must leave first")
         place = peer - self._first_id if self._sticky else self._free.popleft()
-        member = Peer(connection, peer, place, left)
+        self._page.tell_nothing(place)
+        outbox = Outbox(self._page.words, self._page.told_at(place))
+        member = Peer(connection, peer, place, left, outbox, joined=time.time_ns())
         try:
+            if self._ledger.untidy:
+                self._pack()
             news = self._wire(member)
             self.epoll.register(connection, _LISTENING)
+            # Before the newcomer, or anybody because of it, is sent anything.
+            membership = Membership(place, peer, member.joined, connection.fileno())
+            self._ledger.joined(membership, self._wiring.take_made())
         except OSError as e:
             self._release(member)
-            raise Refused("resources", f"its eventfds cannot be made: {e.strerror}") from e
+            raise Refused("resources", f"its eventfds cannot be made or kept: {e.strerror}") from e
         if self._page.last_id(place) not in (None, peer):
             self._page.forget(place)
-        self._page.occupy(Occupant(place, peer, who.pid, who.uid, time.time_ns()))
+        self._page.occupy(Occupant(place, peer, who.pid, who.uid, member.joined))
         self._page.add("joins")
         for other, batch in news:
             other.owe((batch,))
@@ -222,7 +346,7 @@ class Fabric:
 
     def _wire(self, member: Peer) -> list[tuple[Peer, Batch]]:
         """Makes the newcomer's eventfds and queues its set-up; returns what others are to be told."""
-        place, wiring = member.place, self._wiring
+        place, wiring, told_at = member.place, self._wiring, self._page.told_at
         receivers = wiring.open(place)
         if self._sticky:
             ports = ((PeerId(self._first_id + p), p) for p in range(self.peers) if p != place)
@@ -230,24 +354,26 @@ class Fabric:
         else:
             present = list(self.members.values())
             ports = ((other.id, other.place) for other in present)
-            news = [(other, announcement(member.id, wiring.bells(other.place, place))) for other in present]
-        others = [announcement(peer, wiring.bells(place, p)) for peer, p in ports]
-        if self._switch_place is not None:
-            others.append(announcement(PeerId(self.switch), wiring.bells(place, self._switch_place)))
-        member.owe(setup(member.id, self._mailbox, others, receivers))
+            news = [
+                (other, announcement(member.id, wiring.bells(other.place, place), told_at(other.place, place)))
+                for other in present
+            ]
+        others = [announcement(peer, wiring.bells(place, p), told_at(place, p)) for peer, p in ports]
+        if (switch := self._switch_place) is not None:
+            others.append(announcement(PeerId(self.switch), wiring.bells(place, switch), told_at(place, switch)))
+        own = announcement(member.id, receivers, told_at(place, place))
+        member.owe([*greeting(member.id, self._mailbox, told_at(place) + 1), *others, own])
         return news
 
     def _refuse(self, connection: socket.socket, who: Credentials, refused: Refused) -> None:
         self._page.add(f"refused_{refused.reason}")
         self._log.say(log.WARNING, f"peer refused: {refused}", reason=refused.reason, pid=who.pid, uid=who.uid)
-        nobody = Peer(connection, PeerId(0), 0, 0)
+        nobody = Peer(connection, PeerId(0), 0, 0, Outbox(), joined=0)
         nobody.owe((refusal(),))
-        try:
+        with contextlib.suppress(OSError):
+            # It may have gone already.
             nobody.flush()
-        except OSError:
-            # It has gone already.
-            pass
-        connection.close()
+        hang_up(connection.detach())
 
     # Leaving
 
@@ -260,15 +386,18 @@ class Fabric:
         """Ends the memberships that are to end; telling others may end more of them."""
         while self._leaving:
             member, reason = self._leaving.popleft()
-            if self.members.pop(member.connection.fileno(), None) is not member:
+            if member.connection.fileno() < 0 or self.members.pop(member.connection.fileno(), None) is not member:
                 continue
             self._starved.discard(member)
             self.epoll.unregister(member.connection)
-            member.connection.close()
+            self._wiring.sweep(member.place)
+            # Before anybody is told: whoever goes on from the ark must not take the peer for one that is there.
+            self._ledger.left(member.place, member.id, self._wiring.count(member.place) + 1)
+            hang_up(member.connection.detach())
             others = [] if self._sticky else list(self.members.values())
             for other in others:
                 # Before the bells are closed: an outbox may hold them still.
-                other.outbox.depart(member.id)
+                other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
                 other.room += self.vectors
             self._release(member)
             self._page.vacate(member.place)
@@ -320,6 +449,7 @@ class Fabric:
         for row, vector, rings in doorbells:
             peer = self._page.last_id(row) if self._known_ringers else None
             self._call_switch(self._personality.doorbell, peer, vector, rings)
+            self._page.answered(row, vector, rings)
 
     def _call_switch(self, hook: Callable[..., None], *arguments: object) -> None:
         """Calls one of the personality's hooks; whatever is wrong with a plug-in, the fabric goes on."""

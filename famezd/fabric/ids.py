@@ -7,8 +7,17 @@ never announcing anything after the set-up; fresh ports by giving no id that a c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from famezd.protocol import PeerId
+
+
+class Coming(NamedTuple):
+    """An id that came or went."""
+
+    peer: PeerId
+    came: bool
 
 
 class StickyIds:
@@ -29,6 +38,15 @@ class StickyIds:
     def release(self, peer: PeerId) -> None:
         """The peer has left."""
         self._taken.discard(peer)
+
+    def history(self) -> list[Coming]:
+        """What a successor has to `relive` to give the same ids."""
+        return [Coming(PeerId(peer), came=True) for peer in self._taken]
+
+    def relive(self, comings: Iterable[Coming]) -> None:
+        """Takes over from a predecessor."""
+        for peer, came in comings:
+            (self._taken.add if came else self._taken.discard)(peer)
 
 
 class FreshIds:
@@ -63,10 +81,27 @@ class FreshIds:
 
     def release(self, peer: PeerId) -> None:
         """The peer has left; who is connected has seen it, or may have."""
-        del self._joined[peer]
+        self._joined.pop(peer, None)
         self._clock += 1
         self._departures.append((self._clock, peer))
         self._departed.add(peer)
+
+    def history(self) -> list[Coming]:
+        """What a successor has to `relive` to obey the law as well, in order."""
+        self._forget()
+        joins = [(when, Coming(peer, came=True)) for peer, when in self._joined.items()]
+        departures = [(when, Coming(peer, came=False)) for when, peer in self._departures]
+        return [coming for _, coming in sorted(joins + departures)]
+
+    def relive(self, comings: Iterable[Coming]) -> None:
+        """Takes over from a predecessor."""
+        for peer, came in comings:
+            if not came:
+                self.release(peer)
+            elif peer not in self._joined:
+                self._clock += 1
+                self._joined[peer] = self._clock
+                self._cursor = (self._ids.index(peer) + 1) % len(self._ids)
 
     def _forget(self) -> None:
         # Peers are in the order of their joins, so the first is the one with the longest memory.

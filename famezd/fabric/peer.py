@@ -23,16 +23,20 @@ _FD = struct.Struct("i").pack
 class Peer:
     """Somebody on a fabric."""
 
-    __slots__ = ("_send", "connection", "id", "outbox", "place", "room", "writing")
+    __slots__ = ("_send", "connection", "id", "joined", "outbox", "place", "room", "writing")
 
-    def __init__(self, connection: socket.socket, peer: PeerId, place: int, room: int) -> None:
+    def __init__(
+        self, connection: socket.socket, peer: PeerId, place: int, room: int, outbox: Outbox, *, joined: int
+    ) -> None:
         self.connection = connection
         self.id = peer
         self.place = place
         """The peer's index in the stats page."""
         self.room = room
         """How many more descriptors the peer can take."""
-        self.outbox = Outbox()
+        self.outbox = outbox
+        self.joined = joined
+        """When, in nanoseconds of the real-time clock."""
         self.writing = False
         """Whether the loop waits for the socket to take more."""
         self._send = connection.sendmsg

@@ -49,6 +49,7 @@ class Relay:
 
     def __init__(self, epoll: select.epoll, page: Page, stalled: Callable[[int], None]) -> None:
         self._epoll = epoll
+        self._page = page
         self._shape = page.shape
         self._words = page.words
         self._count = page.words.cast("B")[IN_FLIGHT * WORD : (IN_FLIGHT + 1) * WORD]
@@ -107,6 +108,22 @@ class Relay:
                 self._give_up()
             else:
                 return others
+
+    def redeliver(self) -> None:
+        """Delivers what a killed worker had in flight, once more, and settles its counter."""
+        pending = self._page.recover()
+        if pending is None:
+            return
+        receiver = pending.bell % len(self._receivers)
+        # What is for the switch is found by its not being answered.
+        if self._receivers[receiver] != SWITCH:
+            self._words[IN_FLIGHT] = pending.rings
+            self._watchman.wake()
+            try:
+                self._deliver(pending.bell + self._shape.doorbells_at, receiver)
+            except Stalled:
+                self._give_up()
+        self._page.delivered()
 
     def ring(self, row: int, place: int, vector: int) -> None:
         """Rings `place` on `vector` as `row`: how the switch rings."""

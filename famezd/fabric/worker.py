@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 
+from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.fabric import Fabric
@@ -27,7 +28,7 @@ from famezd.switch.personality import Personality
 START_FAILED = 78
 """Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
 # Names of the descriptors that are handed on and kept
-SOCKET, MAILBOX, STATS, SUPERVISOR = "socket", "mailbox", "stats", "supervisor"
+SOCKET, MAILBOX, LOCK, STATS, SUPERVISOR = "socket", "mailbox", "lock", "stats", "supervisor"
 
 _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
@@ -51,10 +52,12 @@ class Worker:
         personality = load_personality(settings.personality)
         _raise_limit(settings.descriptors(switch=personality.is_peer))
         given = inherited()
-        self._page = self._open_page(given, personality)
+        self._page, same = self._open_page(given, personality)
         self._mailbox = self._open_mailbox(given)
         self._listener = self._open_listener(given)
-        self._fabric = Fabric(settings, personality, self._page, self._mailbox, logger)
+        ark = Ark(self._manager, given) if self._manager.listens else None
+        self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, logger=logger)
+        self._board(resume=same and ark is not None and ark.exists)
         self._supervisor = given.get(SUPERVISOR, [-1])[0]
         self._signals = _catch_signals()
         epoll = self._fabric.epoll
@@ -69,7 +72,8 @@ class Worker:
 
     # Opening
 
-    def _open_page(self, given: dict[str, list[int]], personality: type[Personality]) -> Page:
+    def _open_page(self, given: dict[str, list[int]], personality: type[Personality]) -> tuple[Page, bool]:
+        """The stats page, and whether it is the predecessor's."""
         shape = self._settings.shape(switch=personality.is_peer)
         for descriptor in given.get(STATS, ()):
             try:
@@ -78,23 +82,21 @@ class Worker:
                 self._log.say(log.WARNING, f"the counters begin anew: {e}")
                 continue
             if page.shape == shape:
-                if page.recover():
-                    # The peers of the worker that died are gone, and with them whoever was rung.
-                    page.delivered()
-                for place in range(shape.places):
-                    page.vacate(place)
-                return page
+                return page, True
             self._log.say(log.WARNING, "the counters begin anew: the fabric has another size")
             page.close()
         page = Page.create(f"famez-{self._settings.name}-stats", shape)
         self._manager.store(STATS, [page.descriptor])
-        return page
+        return page, False
 
     def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
         self._manager.store(MAILBOX, [memory.descriptor])
+        if memory.lock is not None:
+            # Held as long as anybody keeps it: through our death and our successor's start.
+            self._manager.store(LOCK, [memory.lock])
         return Descriptor(memory.descriptor)
 
     def _open_listener(self, given: dict[str, list[int]]) -> socket.socket:
@@ -107,11 +109,25 @@ class Worker:
         self._manager.store(SOCKET, [listener.fileno()])
         return listener
 
+    def _board(self, *, resume: bool) -> None:
+        """Takes the fabric over from a predecessor, or begins it."""
+        try:
+            if resume:
+                self._fabric.resume()
+                self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
+            else:
+                self._fabric.start()
+        except OSError as e:
+            raise StartError(
+                f"cannot keep the fabric's descriptors: {e.strerror}; raise the limit of open files (LimitNOFILE=)"
+            ) from e
+
     # Serving
 
     def run(self) -> None:
         """Serves until a signal, or the end of the supervisor, says to stop."""
         self._manager.tell("READY=1", wait=True)
+        self._manager.hurry()
         self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
         words, fabric, poll = self._page.words, self._fabric, self._fabric.epoll.poll
         turns, busy, clock = self._page.total_at("turns"), self._page.total_at("busy_ns"), time.monotonic_ns

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -58,7 +59,10 @@ class Service:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         given = inherited()
         with _runtime_directory(self._config), self._notifications() as notify_socket:
-            self._workers = {name: Worker(fabric, notify_socket) for name, fabric in self._config.fabrics.items()}
+            self._workers = {
+                name: Worker(fabric, notify_socket.path, partial(self._hear, notify_socket))
+                for name, fabric in self._config.fabrics.items()
+            }
             async with self._http(given):
                 try:
                     await self._serve()
@@ -103,7 +107,7 @@ class Service:
     # What workers say, and what systemd is told
 
     @contextmanager
-    def _notifications(self) -> Iterator[str]:
+    def _notifications(self) -> Iterator[NotifySocket]:
         path = self._config.runtime_directory / "notify"
         # Whoever left it is gone: the runtime directory is ours alone.
         path.unlink(missing_ok=True)
@@ -111,7 +115,7 @@ class Service:
         loop = asyncio.get_running_loop()
         loop.add_reader(listening, self._hear, listening)
         try:
-            yield str(path)
+            yield listening
         finally:
             loop.remove_reader(listening)
             listening.close()

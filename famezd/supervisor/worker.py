@@ -11,6 +11,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -28,8 +29,13 @@ START_WITHIN = 30.0
 """Seconds that a worker has to become ready."""
 STOP_WITHIN = 5.0
 """Seconds that a worker has to stop before it is killed."""
+STEADY = 1.0
+"""Seconds of serving after which a death is not taken for a failed start."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-"""Seconds before a dead worker is started again; doubled with each death that follows quickly."""
+"""Seconds before a worker that died soon after its start is started again; doubled with each such death.
+
+One that served for a while is replaced at once: its peers are waiting.
+"""
 
 
 class State(enum.Enum):
@@ -48,7 +54,8 @@ class State(enum.Enum):
 class Worker:
     """A fabric and the process that serves it."""
 
-    def __init__(self, fabric: Fabric, notify_socket: str) -> None:
+    def __init__(self, fabric: Fabric, notify_socket: str, drain: Callable[[], None]) -> None:
+        """`drain` hears what workers have told so far."""
         self.fabric = fabric
         self.settings = worker_settings(fabric)
         self.state = State.STOPPED
@@ -63,11 +70,12 @@ class Worker:
         self.settled = asyncio.Event()
         """Set when the worker serves, failed or stopped; cleared while it starts or stops."""
         self._notify_socket = notify_socket
+        self._drain = drain
         self._log = structlog.get_logger().bind(fabric=fabric.name)
         self._kept: dict[str, list[int]] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._pause = FIRST_PAUSE
+        self._pause = 0.0
         self._served_since = 0.0
         self._pidfd = -1
         self._lifeline: socket.socket | None = None
@@ -127,6 +135,9 @@ class Worker:
         told = notification.assignments
         if told.get("FDSTORE") == "1":
             self._keep(told.get("FDNAME", "stored"), notification.descriptors)
+        if told.get("FDSTOREREMOVE") == "1":
+            for descriptor in self._kept.pop(told.get("FDNAME", ""), ()):
+                os.close(descriptor)
         if told.get("READY") == "1" and self.state is State.STARTING:
             self._to(State.SERVING)
             self._served_since = time.monotonic()
@@ -145,6 +156,8 @@ class Worker:
             self.page = Page.open(os.dup(descriptors[0]))
 
     def _died(self) -> None:
+        # What it told before it died may be descriptors that its successor needs.
+        self._drain()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         _, status = os.waitpid(self.pid, 0)
@@ -165,14 +178,14 @@ class Worker:
             self._start_again(code)
 
     def _start_again(self, code: int) -> None:
-        if self.state is State.SERVING and time.monotonic() - self._served_since > LONGEST_PAUSE:
-            self._pause = FIRST_PAUSE
+        if self.state is State.SERVING and time.monotonic() - self._served_since > STEADY:
+            self._pause = 0.0
         how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit status {code}"
         self._log.error("worker died, it is started again", how=how, pause=self._pause)
         self.restarts += 1
         self._to(State.WAITING)
         self._timer = self._loop.call_later(self._pause, self.start)
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
 
     def _expect_within(self, seconds: float) -> None:
         self._cancel_timer()

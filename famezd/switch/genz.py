@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from famezd.mailbox import MAX_PEERS, MAX_TEXT, MailboxError, Slots, slots_size
@@ -63,12 +64,23 @@ class Genz(Personality):
     def __init__(self, fabric: Fabric) -> None:
         super().__init__(fabric)
         self._slots = Slots(fabric.memory)
-        self._slots.lay_out(fabric.peers)
-        self._slots.name(fabric.switch, NODENAME, CCLASS)
         self._queue: deque[_Outgoing] = deque()
         # The peer that has not acknowledged yet, and until when it may:
         self._waiting: tuple[int, float] | None = None
         self._requests = {"ping": self._ping, "dump": self._dump}
+
+    def started(self) -> None:
+        """Lays the mailbox out."""
+        self._slots.lay_out(self.fabric.peers)
+        self._slots.name(self.fabric.switch, NODENAME, CCLASS)
+
+    def resumed(self, peers: Sequence[int]) -> None:
+        """Blanks the slots of who is no more, and waits for the acknowledgement that the last message still lacks."""
+        for peer in set(range(1, self.fabric.peers + 1)) - set(peers):
+            self._slots.clear(peer)
+        if self._slots.pending(self.fabric.switch):
+            self._waiting = self._slots.responder(self.fabric.switch), time.monotonic() + TAKE_WITHIN
+            self._send_next()
 
     def joined(self, peer: int) -> None:
         """Gives the newcomer an empty slot."""

@@ -6,6 +6,7 @@ the one loop, so a hook must not block; what it has to wait for, it waits for in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from famezd.mailbox import Memory
@@ -54,6 +55,15 @@ class Personality:
         self.fabric = fabric
         self.due: float | None = None
         """When `tick` is to be called, in seconds of the monotonic clock, None for never; each tick resets it."""
+
+    def started(self) -> None:
+        """The fabric is new: prepare its mailbox."""
+
+    def resumed(self, peers: Sequence[int]) -> None:
+        """The fabric goes on with these peers after its worker died or was replaced; the mailbox is as it was left.
+
+        Doorbells to the switch that nobody has dealt with come again as `doorbell`.
+        """
 
     def joined(self, peer: int) -> None:
         """`peer` has a port; called before it receives anything."""

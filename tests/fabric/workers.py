@@ -16,9 +16,10 @@ from itertools import product
 from pathlib import Path
 from typing import Self, TypeVar
 
+from famezd import ark
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import MAILBOX, SOCKET, STATS, SUPERVISOR
+from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
 from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, PeerLeft, decode, encode
 from famezd.stats import Page
@@ -125,7 +126,12 @@ class Worker:
         """Sends a signal, and waits for the end."""
         if self.status is None:
             os.kill(self.pid, number)
-        return self.ended()
+        status = self.ended()
+        if number == signal.SIGTERM:
+            # Stopped for good: a manager lets go of all, and then the peers' connections end.
+            for name in list(self.kept):
+                self._forget(name)
+        return status
 
     def hang_up(self) -> None:
         """Closes the supervisor's end, as its death would."""
@@ -246,9 +252,11 @@ class Worker:
         self.told.append(told.assignments)
         if told.assignments.get("FDSTORE") == "1":
             self._keep(told.assignments["FDNAME"], told.descriptors)
+        if told.assignments.get("FDSTOREREMOVE") == "1":
+            self._forget(told.assignments["FDNAME"])
 
     def _keep(self, name: str, descriptors: list[int]) -> None:
-        assert name in (SOCKET, MAILBOX, STATS), name
+        assert name in (SOCKET, MAILBOX, LOCK, STATS) or ark.NAME.fullmatch(name), name
         self._forget(name)
         self.kept[name] = descriptors
         if name == STATS:

@@ -1,0 +1,202 @@
+"""The ledger: what a fabric writes into its ark, and what its successor reads there.
+
+Four kinds of records, as text:
+
+    bells SRC:DST:N ...     eventfds by which place SRC rings place DST, N of them, in order of their vectors;
+                            SRC = DST: those on which that place receives
+    join PLACE PEER TIME    a peer's connection; all that it needs was written before, so this makes it a member
+    left PLACE PEER         it is one no more
+    ids +PEER -PEER ...     in what order ids came and went, as far as it matters
+
+Each is appended before anybody can notice what it tells: a join before the newcomer is sent anything, a departure
+before anybody is told of it. How much each peer has been sent stands in the stats page (see `famezd.stats`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from famezd.ark import MAX_DESCRIPTORS, Ark, Record
+from famezd.fabric.ids import Coming
+from famezd.protocol import Descriptor, PeerId
+
+Key = tuple[int, int]
+"""Whose bells, and whom they ring: two places; of a place and itself: what it receives on."""
+Sets = dict[Key, list[Descriptor]]
+"""All eventfds of a fabric."""
+
+Goes = Callable[[Key, int], bool]
+"""Whether eventfds go when the peer on a place leaves."""
+
+_TIDY_AT = 2048
+"""Descriptors of departed peers from which on the ark is packed anew, if they are more than those of the others."""
+_IDS_A_RECORD = 500
+
+
+class Membership(NamedTuple):
+    """A member, as the ark has it."""
+
+    place: int
+    peer: PeerId
+    joined: int
+    """Nanoseconds of the real-time clock."""
+    connection: int
+    """Its socket's descriptor."""
+
+
+class Manifest(NamedTuple):
+    """All that an ark holds of a fabric."""
+
+    members: list[Membership]
+    sets: Sets
+    ids: list[Coming]
+
+
+class Ledger:
+    """A fabric's ark. Where there is no manager to keep one, every call does nothing."""
+
+    def __init__(self, ark: Ark | None, goes: Goes) -> None:
+        self._ark = ark
+        self._goes = goes
+        self._kept = 0
+        self._dead = 0
+        self._torn = False
+
+    @property
+    def untidy(self) -> bool:
+        """Whether it should be packed: it holds more of peers that have left than of others, or a torn entry."""
+        return self._torn or self._dead > max(_TIDY_AT, self._kept)
+
+    def joined(self, member: Membership, sets: Iterable[tuple[Key, list[Descriptor]]]) -> None:
+        """Writes down a new member and the eventfds that were made for it.
+
+        Raises OSError if the kernel has no room for them; the ledger is then untidy.
+        """
+        self._append([*_bells(sets), _join(member)])
+
+    def left(self, place: int, peer: PeerId, descriptors: int) -> None:
+        """Writes down that a member has left, and with it so many descriptors; where that fails it is untidy."""
+        try:
+            self._append([Record(f"left {place} {peer}".encode())])
+        except OSError:
+            # Said by being packed anew.
+            return
+        self._kept -= descriptors
+        self._dead += descriptors
+
+    def _append(self, records: Iterable[Record]) -> None:
+        if self._ark is None:
+            return
+        self._torn, torn = True, self._torn
+        for record in records:
+            self._ark.append(record)
+            self._kept += len(record.descriptors)
+        self._torn = torn
+
+    def pack(self, manifest: Manifest) -> None:
+        """Begins anew with what is there.
+
+        Where there is no room for that just now, all stays as it is; raises OSError only if it cannot stay so.
+        """
+        if self._ark is None:
+            return
+        records = [*_ids(manifest.ids), *_bells(manifest.sets.items()), *map(_join, manifest.members)]
+        try:
+            self._ark.renew(records)
+        except OSError:
+            if self._torn or not self._ark.exists:
+                raise
+            return
+        self._kept = sum(len(record.descriptors) for record in records)
+        self._dead = 0
+        self._torn = False
+
+    def read(self) -> Manifest:
+        """What the ark holds; its descriptors are the caller's from now on. Nothing in the ark changes."""
+        reader = _Reader(self._goes)
+        for record in self._ark.records() if self._ark is not None else ():
+            reader.take(record)
+        return reader.finish()
+
+
+def _bells(sets: Iterable[tuple[Key, list[Descriptor]]]) -> Iterator[Record]:
+    words: list[str] = []
+    descriptors: list[int] = []
+    for (src, dst), bells in sets:
+        rest = list(bells)
+        while rest:
+            n = min(len(rest), MAX_DESCRIPTORS - len(descriptors))
+            words.append(f"{src}:{dst}:{n}")
+            descriptors += rest[:n]
+            rest = rest[n:]
+            if len(descriptors) == MAX_DESCRIPTORS:
+                yield Record(" ".join(["bells", *words]).encode(), tuple(descriptors))
+                words, descriptors = [], []
+    if words:
+        yield Record(" ".join(["bells", *words]).encode(), tuple(descriptors))
+
+
+def _join(member: Membership) -> Record:
+    return Record(f"join {member.place} {member.peer} {member.joined}".encode(), (member.connection,))
+
+
+def _ids(comings: list[Coming]) -> Iterator[Record]:
+    for start in range(0, len(comings), _IDS_A_RECORD):
+        words = (f"{'+' if coming.came else '-'}{coming.peer}" for coming in comings[start : start + _IDS_A_RECORD])
+        yield Record(" ".join(["ids", *words]).encode())
+
+
+class _Reader:
+    """Reads records in order, and closes what has no owner any more."""
+
+    def __init__(self, goes: Goes) -> None:
+        self._goes = goes
+        self._members: dict[int, Membership] = {}
+        self._sets: Sets = {}
+        self._ids: list[Coming] = []
+
+    def take(self, record: Record) -> None:
+        kind, *words = record.text.decode().split()
+        if kind == "bells":
+            at = 0
+            for word in words:
+                src, dst, n = map(int, word.split(":"))
+                self._sets.setdefault((src, dst), []).extend(map(Descriptor, record.descriptors[at : at + n]))
+                at += n
+        elif kind == "join":
+            place, peer, joined = map(int, words)
+            self._members[place] = Membership(place, PeerId(peer), joined, record.descriptors[0])
+            self._ids.append(Coming(PeerId(peer), came=True))
+        elif kind == "left":
+            place, peer = map(int, words)
+            self._ids.append(Coming(PeerId(peer), came=False))
+            member = self._members.pop(place, None)
+            if member is not None:
+                hang_up(member.connection)
+            self._vacate(place)
+        elif kind == "ids":
+            self._ids += [Coming(PeerId(int(word[1:])), came=word[0] == "+") for word in words]
+
+    def finish(self) -> Manifest:
+        """Closes what a join that was never completed left behind."""
+        for place in {place for key in self._sets for place in key} - self._members.keys():
+            self._vacate(place)
+        return Manifest(sorted(self._members.values()), self._sets, self._ids)
+
+    def _vacate(self, place: int) -> None:
+        for key in [key for key in self._sets if self._goes(key, place)]:
+            for descriptor in self._sets.pop(key):
+                os.close(descriptor)
+
+
+def hang_up(connection: int) -> None:
+    """Closes a connection so that its other end notices, even if the ark still has it."""
+    with socket.socket(fileno=connection) as ended:
+        try:
+            ended.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # Its other end is gone already.
+            pass
