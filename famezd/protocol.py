@@ -115,8 +115,8 @@ class Outbox:
     def __init__(self, marks: Marks | None = None, doubt: int = 0) -> None:
         """`marks` outlive the process, so that a successor knows what it has still to send.
 
-        There it says how much of each batch was sent, and at index `doubt`, while it is not 0, that it is sending:
-        who finds it so cannot know.
+        There it says how much of each batch was sent. While a message is being sent, the index of its batch's mark
+        stands at index `doubt`, else 0: who finds it there cannot know whether the message was sent.
         """
         self._queue: deque[Batch] = deque()
         self._sent = 0
@@ -159,7 +159,7 @@ class Outbox:
             word, base = encode(value), mark(value, 0)
             while self._sent < len(descriptors):
                 descriptor = descriptors[self._sent]
-                marks[doubt] = 1
+                marks[doubt] = at
                 try:
                     send(word, descriptor)
                 except OSError:

@@ -221,7 +221,7 @@ class Page:
         """Index of the word that says what the peer on `place` has been told of who is on `other`.
 
         0 for nothing, else as `famezd.protocol.mark` has it. Without `other`: where the row begins, with the doubt
-        (not 0 while a message is being sent, and nobody knows whether it was), then the marks of version, id, memory.
+        (see `famezd.protocol.Outbox`), then the marks of version, id and memory.
         """
         row = self.shape.told_at + place * (TOLD_WORDS + self.shape.places)
         return row if other is None else row + TOLD_WORDS + other

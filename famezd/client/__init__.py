@@ -9,6 +9,6 @@ with Peer.join("/run/famez/lab.sock") as peer:
 """
 
 from famezd.client.mailbox import Mailbox, Message, NotTakenError
-from famezd.client.peer import ClientError, Doorbell, Joined, Left, Peer
+from famezd.client.peer import ClientError, Doorbell, Event, Joined, Left, Peer
 
-__all__ = ["ClientError", "Doorbell", "Joined", "Left", "Mailbox", "Message", "NotTakenError", "Peer"]
+__all__ = ["ClientError", "Doorbell", "Event", "Joined", "Left", "Mailbox", "Message", "NotTakenError", "Peer"]

@@ -206,7 +206,8 @@ class Peer:
                 if event.peer == self._protocol.peer:
                     self._bells[event.descriptor] = event.vector
                     self._epoll.register(event.descriptor, select.EPOLLIN)
-                elif event.vector == 0:
+                elif event.vector + 1 == self.vectors:
+                    # With its last vector, so that it can be rung on all; all peers have as many.
                     events.append(Joined(event.peer))
         return events
 

@@ -248,10 +248,9 @@ class Fabric:
     def _resume_outbox(self, member: Peer) -> None:
         """Queues what a member has still to be sent: what there is, less what it has been told."""
         words, told_at = self._page.words, self._page.told_at
-        if words[told_at(member.place)]:
-            # A message was being sent, and nobody knows whether it was: another or none would be wrong.
-            self._leaving.append(_Leaver(member, "doubt"))
-            return
+        if doubt := words[told_at(member.place)]:
+            words[told_at(member.place)] = 0
+            self._resolve(member, doubt)
         greeted = greeting(member.id, self._mailbox, told_at(member.place) + 1)
         member.owe(batch for batch in greeted if not words[batch.mark])
         for place, peer in self._others(member):
@@ -267,6 +266,22 @@ class Fabric:
                 member.owe([batch])
             elif sent < self.vectors:
                 member.outbox.resume(batch, sent)
+
+    def _resolve(self, member: Peer, doubt: int) -> None:
+        """Nobody knows whether the message at this mark was sent to `member`.
+
+        To send it again or to leave it out would both be wrong, so the newcomer whom it concerns has to join again:
+        the member itself in its set-up, later the one that was being announced to it. A departure is not repeated.
+        """
+        words, told_at = self._page.words, self._page.told_at
+        own = words[told_at(member.place, member.place)]
+        newcomer: Peer | None = member
+        if own and marked(own)[1] == self.vectors:
+            newcomer = next((m for m in self.members.values() if told_at(member.place, m.place) == doubt), None)
+        if newcomer is None:
+            words[doubt] = 0
+        else:
+            self._leaving.append(_Leaver(newcomer, "doubt"))
 
     def _others(self, member: Peer) -> list[tuple[int, PeerId | None]]:
         """All places in the order of a set-up, and the id that is there for a member to know: its own comes last."""

@@ -1,0 +1,292 @@
+"""A worker that is killed is succeeded by another, and nobody on the fabric is the worse for it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from famezd import ark
+from famezd.client import Doorbell, Event, Joined, Left, Mailbox, Message, Peer
+from famezd.errors import FamezError
+from famezd.fabric.settings import Settings
+from famezd.mailbox import Slots
+from famezd.protocol import marked
+from tests.fabric.conftest import settings
+from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker
+
+KINDS = [(d, p, s) for d in ("relayed", "direct") for p in ("sticky", "fresh") for s in ("plain", "genz")]
+
+
+class Lineage:
+    """A fabric whose worker is killed and succeeded again and again."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.settings = settings
+        self._folder = folder
+        self.worker = Worker(settings, folder).ready()
+
+    def kill(self) -> None:
+        """Nobody serves any more."""
+        self.worker.kill()
+
+    def succeed(self) -> None:
+        """Another worker serves, with what the killed one stored."""
+        dead = self.worker
+        dead.ended()
+        # Started before the dead one's descriptors are closed: they are the same.
+        self.worker = Worker(self.settings, self._folder, kept=dead.kept)
+        dead.close()
+        self.worker.ready()
+        assert "Traceback" not in self.worker.log
+        assert "personality failed" not in self.worker.log
+
+    def join(self) -> Peer:
+        """A peer of the client library, which has been sent its whole set-up, and the worker knows that."""
+        peer = Peer.join(self.settings.socket)
+        self.worker.wait(self._nothing_in_doubt, "nothing is in doubt")
+        return peer
+
+    def _nothing_in_doubt(self) -> bool:
+        page = self.worker.page
+        told = [page.words[page.told_at(o.place, o.place)] for o in page.occupants()]
+        doubts = [page.words[page.told_at(o.place)] for o in page.occupants()]
+        return not any(doubts) and all(marked(word)[1] == self.settings.vectors for word in told)
+
+    def close(self) -> None:
+        """The fabric ends."""
+        self.worker.check()
+        self.worker.close()
+
+
+@pytest.fixture
+def lineage(request: pytest.FixtureRequest, folder: Path) -> Iterator[Lineage]:
+    """A fabric of the kind that the test asks for."""
+    doorbells, ports, personality = request.param
+    given = {"personality": GENZ} if personality == "genz" else {}
+    with closing(Lineage(folder, settings(folder, doorbells=doorbells, ports=ports, peers=6, **given))) as lineage:
+        yield lineage
+
+
+def heard(peer: Peer, until: int) -> tuple[Counter[int], list[Event]]:
+    """The doorbells by vector, `until` so many were heard, and the other events meanwhile."""
+    bells: Counter[int] = Counter()
+    others: list[Event] = []
+    while bells.total() < until:
+        events = peer.wait(DEADLINE)
+        assert events, f"heard only {bells} of {until}"
+        for event in events:
+            if isinstance(event, Doorbell):
+                bells[event.vector] += event.rings
+            else:
+                others.append(event)
+    return bells, others
+
+
+def ring_all(peers: list[Peer]) -> Counter[tuple[int, int]]:
+    """Everybody rings everybody on every vector, a different number of times; returns what is due by (id, vector)."""
+    due: Counter[tuple[int, int]] = Counter()
+    for n, (src, dst) in enumerate(permutations(peers, 2), 1):
+        for vector in range(src.vectors):
+            for _ in range(n % 3 + 1):
+                src.ring(dst.id, vector)
+            due[dst.id, vector] += n % 3 + 1
+    return due
+
+
+def collect(peers: list[Peer], due: Counter[tuple[int, int]]) -> list[Event]:
+    """Everybody hears exactly what is due; returns what else they heard."""
+    others: list[Event] = []
+    for peer in peers:
+        mine = {vector: n for (dst, vector), n in due.items() if dst == peer.id}
+        bells, more = heard(peer, sum(mine.values()))
+        assert bells == mine
+        others += more
+    return others
+
+
+@pytest.mark.parametrize("lineage", KINDS, indirect=True, ids="-".join)
+def test_peers_keep_ids_bells_and_memory_and_what_was_rung_meanwhile_arrives(lineage: Lineage) -> None:
+    with ExitStack() as stack:
+        peers = [stack.enter_context(lineage.join()) for _ in range(3)]
+        ids = [peer.id for peer in peers]
+        for peer in peers:
+            while len(set(peer.peers) & set(ids)) < 2:
+                peer.wait(DEADLINE)
+        collect(peers, ring_all(peers))
+        os.pwrite(peers[0].memory, b"kept", 4092)
+        counted = sum(lineage.worker.doorbells().values())
+        lineage.kill()
+        due = ring_all(peers)
+        lineage.succeed()
+        collect(peers, due)
+        collect(peers, ring_all(peers))
+        if lineage.settings.relayed:
+            assert sum(lineage.worker.doorbells().values()) == counted + 2 * due.total()
+        assert os.pread(peers[2].memory, 4, 4092) == b"kept"
+        assert [occupant.peer for occupant in lineage.worker.page.occupants()] == ids
+        newcomer = stack.enter_context(lineage.join())
+        assert newcomer.id == max(ids) + 1
+        others = collect([*peers, newcomer], ring_all([newcomer, *peers][:1]))
+        assert others == []
+        for peer in peers:
+            if not lineage.settings.sticky:
+                assert peer.wait(DEADLINE) == [Joined(newcomer.id)]
+        collect([*peers, newcomer], ring_all([*peers, newcomer]))
+
+
+@pytest.mark.parametrize("lineage", KINDS, indirect=True, ids="-".join)
+def test_who_left_while_nobody_served_is_missed_at_once(lineage: Lineage) -> None:
+    with lineage.join() as witness:
+        leaver = lineage.join()
+        if not lineage.settings.sticky:
+            assert witness.wait(DEADLINE) == [Joined(leaver.id)]
+        gone = leaver.id
+        lineage.kill()
+        leaver.leave()
+        lineage.succeed()
+        lineage.worker.wait(lambda: len(lineage.worker.page.occupants()) == 1, "the leaver is missed")
+        if lineage.settings.sticky:
+            with lineage.join() as newcomer:
+                assert newcomer.id == gone
+        else:
+            assert witness.wait(DEADLINE) == [Left(gone)]
+            with lineage.join() as newcomer:
+                # The witness has seen that id depart.
+                assert newcomer.id != gone
+
+
+@pytest.mark.parametrize("lineage", [("relayed", "sticky", "plain"), ("relayed", "fresh", "plain")], indirect=True)
+def test_kills_at_random_moments_lose_no_doorbell_and_no_count(lineage: Lineage) -> None:
+    order = random.Random(1)
+    with ExitStack() as stack:
+        peers = [stack.enter_context(lineage.join()) for _ in range(4)]
+        for peer in peers:
+            while len(peer.peers) < 3:
+                peer.wait(DEADLINE)
+        made: Counter[tuple[int, int, int]] = Counter()
+        received: Counter[int] = Counter()
+        places = {peer.id: place for place, peer in enumerate(peers)}
+        for _ in range(40):
+            fatal = order.randrange(1, 400)
+            for n in range(400):
+                src, dst = order.sample(peers, 2)
+                vector = order.randrange(src.vectors)
+                src.ring(dst.id, vector)
+                made[places[src.id], places[dst.id], vector] += 1
+                if n == fatal:
+                    os.kill(lineage.worker.pid, 9)
+            lineage.succeed()
+            for peer in peers:
+                received[peer.id] += sum(e.rings for e in peer.wait(0) if isinstance(e, Doorbell))
+        lineage.worker.await_doorbells(made)
+        for peer in peers:
+            due = sum(n for (_, dst, _), n in made.items() if dst == places[peer.id])
+            while received[peer.id] < due:
+                events = peer.wait(DEADLINE)
+                assert events, f"peer {peer.id} was rung {due} times and has heard {received[peer.id]}"
+                received[peer.id] += sum(e.rings for e in events if isinstance(e, Doorbell))
+        # In doubt a doorbell is delivered again, but that is rare.
+        assert received.total() <= made.total() + 400 * 40
+
+
+@pytest.mark.parametrize("lineage", KINDS, indirect=True, ids="-".join)
+def test_kills_in_the_midst_of_set_ups_hurt_at_most_the_newcomer(lineage: Lineage) -> None:
+    """Every message that a peer is ever sent is checked by the protocol's state machine."""
+    order = random.Random(2)
+    settled: list[Raw] = []
+    doubted = 0
+    for _ in range(30):
+        if len(settled) == 4:
+            settled.pop(order.randrange(4)).close()
+        newcomer = Raw(lineage.settings)
+        # A set-up takes about a millisecond.
+        time.sleep(order.uniform(0, 0.002))
+        lineage.kill()
+        lineage.succeed()
+        try:
+            settled.append(newcomer.set_up())
+        except (AssertionError, FamezError, ConnectionError):
+            # The end of its connection, within its set-up or before.
+            newcomer.close()
+            doubted += 1
+        for peer in settled:
+            peer.hear()
+    assert doubted < 25
+    ids = {peer.id for peer in settled}
+    assert len(ids) == len(settled)
+    for peer in settled:
+        lineage.worker.wait(partial(knows, peer, ids, lineage.settings), "its view is true")
+    for src, dst in permutations(settled, 2):
+        src.ring(dst.id, 1)
+        lineage.worker.wait(partial(dst.take, 1), f"{src.id} rings {dst.id}")
+    for peer in settled:
+        peer.close()
+
+
+def knows(peer: Raw, ids: set[int], of: Settings) -> bool:
+    """Whether what a peer has been told is true."""
+    peer.hear()
+    others = {other for other in peer.peers if not (of.personality == GENZ and other == of.peers + 1)}
+    return others >= ids - {peer.id} if of.sticky else others == ids - {peer.id}
+
+
+@pytest.mark.parametrize("lineage", [(d, "fresh", "plain") for d in ("relayed", "direct")], indirect=True)
+def test_who_did_not_read_is_told_the_rest_by_the_successor(lineage: Lineage) -> None:
+    sleeper = Raw(lineage.settings).set_up()
+    with ExitStack() as stack:
+        for _ in range(40):
+            # Far more messages than the socket holds; most of these peers will never be told of.
+            passing = [lineage.join() for _ in range(4)]
+            for peer in passing:
+                peer.leave()
+        stay = [stack.enter_context(lineage.join()) for _ in range(3)]
+        lineage.kill()
+        lineage.succeed()
+        stay.append(stack.enter_context(lineage.join()))
+        ids = {peer.id for peer in stay}
+        lineage.worker.wait(lambda: sleeper.hear() is not None and set(sleeper.peers) == ids, "it knows who is there")
+        for peer in stay:
+            sleeper.ring(peer.id, 2)
+            assert heard(peer, 1)[0] == {2: 1}
+    sleeper.close()
+
+
+@pytest.mark.parametrize("lineage", [("relayed", "sticky", "plain"), ("relayed", "fresh", "plain")], indirect=True)
+def test_the_ark_is_packed_before_the_departed_fill_it(lineage: Lineage) -> None:
+    with lineage.join() as witness, lineage.join() as other:
+        for _ in range(300):
+            lineage.join().leave()
+            lineage.worker.wait(lambda: len(lineage.worker.page.occupants()) == 2, "it has left")
+            witness.wait(0)
+        generations = {int(found[1]) for name in lineage.worker.kept if (found := ark.NAME.fullmatch(name))}
+        assert len(generations) == 1
+        assert generations.pop() > 1
+        lineage.kill()
+        lineage.succeed()
+        other.ring(witness.id, 2)
+        assert heard(witness, 1)[0] == {2: 1}
+
+
+@pytest.mark.parametrize("lineage", [(d, "sticky", "genz") for d in ("relayed", "direct")], indirect=True)
+def test_the_switch_answers_what_it_was_asked_while_nobody_served(lineage: Lineage) -> None:
+    with lineage.join() as peer:
+        mailbox = Mailbox(peer)
+        assert mailbox.ping(mailbox.switch) > 0
+        lineage.kill()
+        slots = Slots(mailbox._memory)
+        slots.put(peer.id, b"ping!EZT=2", mailbox.switch)
+        peer.ring(mailbox.switch, peer.id)
+        lineage.succeed()
+        assert mailbox.receive(timeout=DEADLINE) == Message(mailbox.switch, "pong!EZT=3")
+        assert re.match("z0.", mailbox.names()[peer.id][0])
+        mailbox.close()
