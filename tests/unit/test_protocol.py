@@ -263,7 +263,9 @@ def test_a_peer_that_does_not_read_is_owed_a_bounded_number_of_batches(moves: li
 
 STREAM = [
     *messages(
-        setup(PeerId(1), Descriptor(9), [announcement(PeerId(p), bells(p * 10, p * 10 + 1)) for p in (4, 5)], bells(1, 2))
+        setup(
+            PeerId(1), Descriptor(9), [announcement(PeerId(p), bells(p * 10, p * 10 + 1)) for p in (4, 5)], bells(1, 2)
+        )
     ),
     *messages([departure(PeerId(4)), departure(PeerId(5)), announcement(PeerId(6), bells(60, 61))]),
 ]
@@ -410,7 +412,9 @@ def test_the_end_of_the_stream_in_the_midst_of_a_message_is_refused(before: int)
     client = Client()
     fed(client, COMPLETE[:before])
     client.receive(b"\0\0\0")
-    with pytest.raises(ProtocolError, match="the end of the stream after 3 bytes of a message; expected the rest of it"):
+    with pytest.raises(
+        ProtocolError, match="the end of the stream after 3 bytes of a message; expected the rest of it"
+    ):
         client.end()
 
 

@@ -107,7 +107,9 @@ def test_a_size_that_no_page_has_is_refused(size: int) -> None:
 )
 def test_another_layout_or_a_shape_that_is_not_the_size_is_refused(relayed: Page, word: int, value: int) -> None:
     relayed.words[word] = value
-    with pytest.raises(StatsError, match=rf"layout {relayed.words[0]} and {RELAYED.words * WORD} bytes; this is layout"):
+    with pytest.raises(
+        StatsError, match=rf"layout {relayed.words[0]} and {RELAYED.words * WORD} bytes; this is layout"
+    ):
         Page.open(relayed.descriptor)
 
 
