@@ -49,7 +49,8 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
         listener.listen(BACKLOG)
     except OSError as e:
         listener.close()
-        raise ListenerError(f"cannot listen on {path}: {e.strerror}") from e
+        # What Python itself refuses, such as a path that is too long, has no error number.
+        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}") from e
     finally:
         os.umask(umask)
     return listener
@@ -72,7 +73,7 @@ def _make_way(path: str) -> None:
         except BlockingIOError as e:
             raise ListenerError(f"cannot listen on {path}: a busy process listens there already; stop it") from e
         except OSError as e:
-            raise ListenerError(f"cannot listen on {path}: what is there cannot be asked: {e.strerror}") from e
+            raise ListenerError(f"cannot listen on {path}: what is there cannot be asked: {e.strerror or e}") from e
         else:
             owner = credentials(probe).pid
             raise ListenerError(f"cannot listen on {path}: process {owner} listens there already; stop it first")

@@ -23,10 +23,13 @@ class Log:
         self._lost = 0
 
     def say(self, priority: int, event: str, **fields: object) -> None:
-        """Logs one line. A pipe that is full loses it; the next line that fits says how many were lost."""
+        """Logs one line. A pipe that is full loses it; the next line that fits says how many were lost.
+
+        `event` is text that does not end in a field's form, `key=value`.
+        """
         if self._lost:
             fields["lines_lost"] = self._lost
-        text = " ".join((event, *(f"{key}={_quoted(str(value))}" for key, value in fields.items())))
+        text = " ".join((event.replace("\n", " "), *(f"{key}={_quoted(str(value))}" for key, value in fields.items())))
         line = text if self._bare else f"<{priority}>{text}"
         try:
             os.write(_STDERR, line.encode(errors="backslashreplace") + b"\n")

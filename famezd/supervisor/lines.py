@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-_FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)(?:\s+|$)')
+# A field, or another word:
+_WORD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s="\\]+)(?!\S)|\S+')
 _LEVELS = {"3": "error", "4": "warning", "6": "info", "7": "debug"}
 _LONGEST = 65536
 """Bytes of a line that are kept: who writes no line ends must not fill our memory."""
@@ -23,21 +24,28 @@ class Entry(NamedTuple):
 
 
 def parse(line: str) -> Entry:
-    """Reads a line as `famezd.fabric.log` writes it; any other, such as one of a traceback, is an error's event."""
+    """Reads a line as `famezd.fabric.log` writes it; any other, such as one of a traceback, is an error's event.
+
+    Fields end the line: what looks like one in the midst of the text, such as a remedy with a setting, is text.
+    """
     if not re.match(r"<\d>", line):
         return Entry("error", line, {})
     text = line[3:]
-    first = _FIELD.search(text)
-    if first is None:
-        return Entry(_LEVELS.get(line[1], "info"), text, {})
-    fields = {key: _unquoted(value) for key, value in _FIELD.findall(text[first.start() :])}
-    return Entry(_LEVELS.get(line[1], "info"), text[: first.start()].rstrip(), fields)
+    end = len(text)
+    fields: dict[str, str] = {}
+    for word in _WORD.finditer(text):
+        if word[1] is None:
+            end, fields = len(text), {}
+        else:
+            end = end if fields else word.start()
+            fields[word[1]] = _unquoted(word[2])
+    return Entry(_LEVELS.get(line[1], "info"), text[:end].rstrip(), fields)
 
 
 def _unquoted(value: str) -> str:
     if not value.startswith('"'):
         return value
-    return value[1:-1].replace('\\"', '"').encode("ascii", "replace").decode("unicode_escape")
+    return value[1:-1].replace('\\"', '"').encode("ascii", "replace").decode("unicode_escape", "replace")
 
 
 class LinePipe:

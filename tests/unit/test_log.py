@@ -1,0 +1,118 @@
+"""A worker's log: one line an event, which the supervisor reads back, and never a wait."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from famezd.fabric.log import DEBUG, ERROR, INFO, WARNING, Log
+from famezd.supervisor.lines import Entry, parse
+from tests.unit.conftest import closing
+
+
+@contextmanager
+def standard_error(descriptor: int) -> Iterator[None]:
+    """Makes it standard error."""
+    saved = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextmanager
+def logged() -> Iterator[int]:
+    """The reading end of a pipe that is standard error, whose writers do not wait.
+
+    No fixture: pytest sets standard error anew after those.
+    """
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    with closing(reading, writing), standard_error(writing):
+        yield reading
+
+
+def test_a_line_has_its_priority_its_event_and_its_fields() -> None:
+    with logged() as pipe:
+        Log().say(INFO, "peer joined", peer=3, pid=4242)
+        Log().say(ERROR, "fabric cannot serve")
+        assert os.read(pipe, 1000) == b"<6>peer joined peer=3 pid=4242\n<3>fabric cannot serve\n"
+        assert (DEBUG, INFO, WARNING, ERROR) == (7, 6, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("plain", "plain"),
+        ("n\u00e4me", "n\u00e4me"),
+        ("", '""'),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('say "x"', r'"say \"x\""'),
+        ("a\\b", r'"a\\b"'),
+        ("line\nbreak\x1b[0m", r'"line\nbreak\x1b[0m"'),
+        ("<3>forged", "<3>forged"),
+        (None, "None"),
+    ],
+)
+def test_a_value_is_quoted_where_it_could_be_misread(value: object, written: str) -> None:
+    with logged() as pipe:
+        Log().say(INFO, "event", value=value)
+        assert os.read(pipe, 1000) == f"<6>event value={written}\n".encode()
+
+
+def test_an_event_is_one_line_and_any_text_can_be_written() -> None:
+    with logged() as pipe:
+        Log().say(INFO, "cannot\nload \udcff")
+        assert os.read(pipe, 1000) == b"<6>cannot load \\udcff\n"
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(), max_size=4))
+def test_any_values_are_read_back_as_they_were(fields: dict[str, str]) -> None:
+    reading, writing = os.pipe()
+    with closing(reading, writing), standard_error(writing):
+        Log().say(WARNING, "peer refused: LimitNOFILE=9 is too low", **{f"f_{k}": v for k, v in fields.items()})
+        line = os.read(reading, 65536).decode()
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    expected = {f"f_{k}": v for k, v in fields.items()}
+    assert parse(line[:-1]) == Entry("warning", "peer refused: LimitNOFILE=9 is too low", expected)
+
+
+def test_a_terminal_sees_no_priority() -> None:
+    controlling, terminal = os.openpty()
+    with closing(controlling, terminal), standard_error(terminal):
+        Log().say(INFO, "peer joined", peer=3)
+        assert os.read(controlling, 1000) == b"peer joined peer=3\r\n"
+
+
+def test_a_full_pipe_loses_lines_and_the_next_that_fits_says_how_many() -> None:
+    with logged() as pipe:
+        fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 4096)
+        log, said = Log(), 0
+        while not log._lost:
+            log.say(INFO, "x" * 100)
+            said += 1
+        log.say(INFO, "lost as well", reason="full")
+        os.read(pipe, 65536)
+        log.say(INFO, "peer left", peer=1)
+        log.say(INFO, "peer left", peer=2)
+        assert os.read(pipe, 65536) == b"<6>peer left peer=1 lines_lost=2\n<6>peer left peer=2\n"
+        assert said > 30
+
+
+def test_a_log_without_a_reader_stops_nobody() -> None:
+    with logged() as pipe:
+        reading, writing = os.pipe()
+        os.close(reading)
+        with closing(writing), standard_error(writing):
+            log = Log()
+            log.say(INFO, "peer joined")
+            log.say(INFO, "peer joined")
+        log.say(INFO, "peer joined")
+        assert os.read(pipe, 1000) == b"<6>peer joined lines_lost=2\n"

@@ -1,0 +1,324 @@
+"""Who shares which eventfds, and that all of them are gone when nobody needs them."""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from famezd.fabric.relay import Relay, SwitchDoorbell
+from famezd.fabric.wiring import Direct, Relayed, Wiring
+from famezd.stats import ANYBODY, Page, Shape
+
+# The relay has SIGALRM to itself.
+pytestmark = pytest.mark.timeout(120, method="thread")
+
+PEERS, VECTORS, THE_SWITCH = 3, 2, 3
+
+
+class Rig:
+    """A relay with three places and a switch, and how many descriptors there were before."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.page = Page.create("test", shape)
+        self.epoll = select.epoll()
+        self.relay = Relay(self.epoll, self.page, lambda place: pytest.fail(f"place {place} stalled"))
+        self.before = open_descriptors()
+
+    def turn(self) -> None:
+        assert self.relay.relay(self.epoll.poll(0)) == []
+
+    def count(self, row: int, place: int, vector: int) -> int:
+        return self.page.doorbells()[(row * self.page.shape.places + place) * VECTORS + vector]
+
+    @property
+    def dropped(self) -> int:
+        return self.page.totals()["dropped"]
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def rigged(rows: int) -> Iterator[Rig]:
+    handler = signal.getsignal(signal.SIGALRM)
+    before = open_descriptors()
+    rig = Rig(Shape(PEERS + 1, rows, VECTORS))
+    yield rig
+    rig.relay.close()
+    signal.signal(signal.SIGALRM, handler)
+    rig.epoll.close()
+    rig.page.close()
+    for descriptor in open_descriptors() - before:
+        # Who is on a fabric when it ends keeps its eventfds to the end of the process.
+        try:
+            os.close(int(descriptor))
+        except OSError:
+            # The listing's own.
+            pass
+
+
+@pytest.fixture
+def relayed() -> Iterator[Rig]:
+    with rigged(rows=PEERS + 1) as rig:
+        yield rig
+
+
+@pytest.fixture
+def direct() -> Iterator[Rig]:
+    with rigged(rows=2) as rig:
+        yield rig
+
+
+def rings(eventfd: int) -> int:
+    try:
+        return os.eventfd_read(eventfd)
+    except BlockingIOError:
+        return 0
+
+
+def ring(bells: list[int] | list[object], *counts: int) -> None:
+    for bell, n in zip(bells, counts, strict=True):
+        assert isinstance(bell, int)
+        os.eventfd_write(bell, n)
+
+
+def same_files(some: list[int], others: list[int]) -> bool:
+    """Whether they are the same eventfds: by the kernel's number for each."""
+    return [eventfd_id(fd) for fd in some] == [eventfd_id(fd) for fd in others]
+
+
+def eventfd_id(descriptor: int) -> str:
+    with open(f"/proc/self/fdinfo/{descriptor}") as info:
+        return next(line for line in info if line.startswith("eventfd-id"))
+
+
+@contextmanager
+def no_more_descriptors_than(more: int) -> Iterator[None]:
+    """Lets the process open only so many more descriptors."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The next numbers that are free; a listing's own descriptor takes the first of them.
+    free = [n for n in range(limit[0]) if not os.path.lexists(f"/proc/self/fd/{n}")]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+# Relayed
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_relayed_bells_are_their_peers_own_and_lead_to_the_place(relayed: Rig, sticky: bool) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=sticky)
+    receivers = [wiring.open(place) for place in range(PEERS)]
+    bells = {(a, b): wiring.bells(a, b) for a in range(PEERS) for b in range(PEERS) if a != b}
+    everything = [fd for fds in [*receivers, *bells.values()] for fd in fds]
+    assert len({eventfd_id(fd) for fd in everything}) == len(everything) == VECTORS * (PEERS + 6)
+    assert not any(os.get_inheritable(fd) for fd in everything)
+    assert all(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK for fd in everything)
+    ring(bells[0, 1], 3, 4)
+    ring(bells[2, 1], 5, 6)
+    relayed.turn()
+    assert [[rings(fd) for fd in fds] for fds in receivers] == [[0, 0], [8, 10], [0, 0]]
+    assert (relayed.count(0, 1, 0), relayed.count(2, 1, 1)) == (3, 6)
+
+
+def test_relayed_bells_are_made_once(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
+    wiring.open(0)
+    assert wiring.bells(0, 1) is wiring.bells(0, 1)
+
+
+def test_relayed_bells_to_an_empty_port_reach_whoever_comes(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
+    wiring.open(0)
+    bells = wiring.bells(0, 1)
+    ring(bells, 1, 1)
+    relayed.turn()
+    assert relayed.dropped == 2
+    receivers = wiring.open(1)
+    ring(bells, 1, 2)
+    relayed.turn()
+    assert [rings(fd) for fd in receivers] == [1, 2]
+    assert relayed.dropped == 2
+
+
+def test_relayed_doorbells_to_the_switch_come_with_their_ringers_row(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=THE_SWITCH, sticky=True)
+    wiring.open(1)
+    ring(wiring.bells(1, THE_SWITCH), 2, 3)
+    relayed.turn()
+    assert sorted(relayed.relay.for_switch) == [SwitchDoorbell(1, 0, 2), SwitchDoorbell(1, 1, 3)]
+
+
+def test_what_a_leaver_rang_is_passed_on_and_its_eventfds_are_closed(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=THE_SWITCH, sticky=True)
+    receivers = wiring.open(1)
+    before = open_descriptors()
+    wiring.open(0)
+    ring(wiring.bells(0, 1), 3, 0)
+    ring(wiring.bells(0, THE_SWITCH), 0, 1)
+    wiring.close(0)
+    assert [rings(fd) for fd in receivers] == [3, 0]
+    assert relayed.relay.for_switch == [SwitchDoorbell(0, 1, 1)]
+    assert open_descriptors() == before
+
+
+def test_sticky_bells_to_a_port_outlive_its_occupant(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
+    wiring.open(0)
+    bells = wiring.bells(0, 1)
+    first = wiring.open(1)
+    ring(first, 7, 0)
+    wiring.close(1)
+    ring(bells, 1, 1)
+    relayed.turn()
+    assert (relayed.dropped, relayed.count(0, 1, 0)) == (2, 1)
+    second = wiring.open(1)
+    assert [rings(fd) for fd in second] == [0, 0]
+    ring(bells, 4, 0)
+    relayed.turn()
+    assert [rings(fd) for fd in second] == [4, 0]
+    assert wiring.bells(0, 1) == bells
+
+
+def test_fresh_bells_to_a_place_go_with_its_occupant_and_count_to_the_last(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=False)
+    wiring.open(0)
+    before = open_descriptors()
+    wiring.open(1)
+    ring(wiring.bells(0, 1), 1, 2)
+    wiring.bells(1, 0)
+    wiring.close(1)
+    assert open_descriptors() == before
+    assert (relayed.dropped, relayed.count(0, 1, 0), relayed.count(0, 1, 1)) == (3, 1, 2)
+    wiring.open(1)
+    assert len(wiring.bells(0, 1)) == VECTORS
+
+
+@pytest.mark.parametrize("room", range(2 * VECTORS))
+@pytest.mark.parametrize("sticky", [True, False])
+def test_relayed_eventfds_that_cannot_be_made_leave_nothing_behind(relayed: Rig, room: int, sticky: bool) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=sticky)
+    wiring.open(1)
+    before = open_descriptors()
+    with no_more_descriptors_than(room), pytest.raises(OSError, match="Too many open files"):
+        wiring.open(0)
+        wiring.bells(0, 1)
+    wiring.close(0)
+    assert open_descriptors() == before
+    wiring.open(0)
+    ring(wiring.bells(0, 1), 1, 1)
+    relayed.turn()
+    assert relayed.dropped == 0
+
+
+def test_a_bell_that_the_relay_cannot_watch_takes_the_others_of_its_batch_along(relayed: Rig) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
+    wiring.open(0)
+    before = open_descriptors()
+    good = os.eventfd(0, os.EFD_NONBLOCK)
+    # Files cannot be watched.
+    file = os.memfd_create("test")
+    other = os.eventfd(0, os.EFD_NONBLOCK)
+    with pytest.raises(PermissionError):
+        wiring._watch([good, file, other], 0, 1)  # type: ignore[list-item]
+    assert open_descriptors() == before
+    assert relayed.epoll.poll(0) == []
+
+
+def test_closing_a_place_that_nobody_opened_does_nothing(relayed: Rig) -> None:
+    for sticky in (True, False):
+        wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=sticky)
+        wiring.close(2)
+
+
+# Direct
+
+
+def both(direct: Rig) -> list[Wiring]:
+    return [Direct(direct.relay, VECTORS, switch=None, sticky=sticky) for sticky in (True, False)]
+
+
+def test_direct_bells_are_the_receivers_own_eventfds(direct: Rig) -> None:
+    for wiring in both(direct):
+        receivers = wiring.open(1)
+        assert same_files(wiring.bells(0, 1), receivers)
+        assert same_files(wiring.bells(2, 1), receivers)
+        ring(wiring.bells(0, 1), 2, 1)
+        ring(wiring.bells(2, 1), 3, 0)
+        direct.turn()
+        assert [rings(fd) for fd in receivers] == [5, 1]
+        assert not any(direct.page.doorbells())
+
+
+def test_a_direct_sticky_port_keeps_its_eventfds_for_good_and_is_drained_between_occupants(direct: Rig) -> None:
+    wiring = Direct(direct.relay, VECTORS, switch=None, sticky=True)
+    wiring.open(0)
+    bells = list(wiring.bells(0, 1))
+    ring(bells, 9, 9)
+    first = list(wiring.open(1))
+    assert first == bells
+    assert [rings(fd) for fd in first] == [0, 0], "rung before it came"
+    ring(bells, 5, 0)
+    # What a leaver may have done to the eventfd that stays.
+    fcntl.fcntl(first[1], fcntl.F_SETFL, 0)
+    wiring.close(1)
+    ring(bells, 1, 0)
+    second = wiring.open(1)
+    assert second == first
+    assert [rings(second[0]), select.select(second[1:], [], [], 0)[0]] == [0, []]
+    ring(bells, 4, 0)
+    assert rings(second[0]) == 4
+
+
+def test_a_direct_fresh_place_closes_its_eventfds(direct: Rig) -> None:
+    wiring = Direct(direct.relay, VECTORS, switch=None, sticky=False)
+    wiring.open(0)
+    before = open_descriptors()
+    wiring.open(1)
+    wiring.bells(0, 1)
+    wiring.close(1)
+    assert open_descriptors() == before
+    wiring.close(1)
+
+
+def test_direct_doorbells_to_the_switch_are_counted_as_anybodys(direct: Rig) -> None:
+    wiring = Direct(direct.relay, VECTORS, switch=THE_SWITCH, sticky=True)
+    wiring.open(0)
+    wiring.open(1)
+    bells = wiring.bells(0, THE_SWITCH)
+    assert same_files(bells, wiring.bells(1, THE_SWITCH))
+    ring(bells, 0, 3)
+    direct.turn()
+    assert direct.relay.for_switch == [SwitchDoorbell(ANYBODY, 1, 3)]
+    assert direct.count(ANYBODY, THE_SWITCH, 1) == sum(direct.page.doorbells()) == 3
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_the_switch_rings_a_direct_place_until_its_occupant_leaves(direct: Rig, sticky: bool) -> None:
+    wiring = Direct(direct.relay, VECTORS, switch=THE_SWITCH, sticky=sticky)
+    receivers = wiring.open(1)
+    direct.relay.ring(1, 1, 0)
+    assert rings(receivers[0]) == 1
+    wiring.close(1)
+    direct.relay.ring(1, 1, 0)
+    assert direct.dropped == 1
+    assert direct.count(1, 1, 0) == 2
+
+
+@pytest.mark.parametrize("room", range(VECTORS))
+def test_direct_eventfds_that_cannot_be_made_leave_nothing_behind(direct: Rig, room: int) -> None:
+    for wiring in both(direct):
+        before = open_descriptors()
+        with no_more_descriptors_than(room), pytest.raises(OSError, match="Too many open files"):
+            wiring.open(0)
+        wiring.close(0)
+        assert open_descriptors() == before
