@@ -326,6 +326,16 @@ class Raw:
             self.understand(message)
         return self
 
+    def ended(self) -> bool:
+        """Whether its connection is over, when all that was sent has been read."""
+        self.connection.setblocking(False)
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        finally:
+            self.connection.settimeout(DEADLINE)
+
     def at_end(self) -> bool:
         """Waits for the next message; whether there is none any more."""
         return self.read() is None
