@@ -94,7 +94,7 @@ def test_an_existing_mailbox_is_adopted_with_its_content_and_given_its_mode(path
 
 def test_a_mailbox_is_given_its_group(path: Path) -> None:
     # Without privileges a file can only be given to groups that one is in.
-    group = 12345 if ROOT else os.getgroups()[-1]
+    group = 12345 if ROOT else os.getegid()
     with opened(backing(path)._replace(gid=group)):
         assert (path.stat().st_gid, path.stat().st_uid) == (group, os.geteuid())
 

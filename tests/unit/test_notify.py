@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from famezd.notify import FIRST_DESCRIPTOR, Manager, NotifySocket, inherited
+from famezd.notify import FIRST_DESCRIPTOR, Manager, Notification, NotifySocket, inherited
 from tests.unit.conftest import closing, state_of, wait_until
 
 
@@ -102,7 +102,7 @@ def test_readiness_and_descriptors_wait_for_a_manager_that_is_busy(manager: Noti
         "from famezd.notify import Manager; service = Manager(); service.tell('STATUS=lost'); print(flush=True); "
         "service.store('stats', [0, 1]); service.tell('READY=1', wait=True)"
     )
-    told = []
+    told: list[Notification] = []
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"

@@ -119,7 +119,7 @@ def test_every_bell_leads_to_its_own_receiver_and_counter(rig: Rig, eventfd: Eve
     receivers = {(place, vector): eventfd() for place in range(3) for vector in range(2)}
     for place in range(3):
         rig.relay.connect(place, [receivers[place, 0], receivers[place, 1]])
-    rung = {}
+    rung: dict[tuple[int, int, int], int] = {}
     for row in range(4):
         for place, vector in receivers:
             bell = eventfd()
@@ -394,14 +394,16 @@ def test_no_kill_loses_a_doorbell_or_counts_one_twice(eventfd: Eventfd) -> None:
         row, vector = divmod(chance.randrange(len(bells) * 3 // 4), vectors)
         counter = rig.page.shape.doorbells_at + row * rig.page.shape.places * vectors + vector
         before = rig.page.words[counter]
-        with subprocess.Popen(command, pass_fds=descriptors, stdout=subprocess.PIPE) as process:
-            with on_another_processor(process.pid):
-                assert process.stdout is not None
-                assert process.stdout.readline() == b"relays\n"
-                ring(chance.randrange(10))
-                while rig.page.words[counter] == before:
-                    assert process.poll() is None
-                process.kill()
+        with (
+            subprocess.Popen(command, pass_fds=descriptors, stdout=subprocess.PIPE) as process,
+            on_another_processor(process.pid),
+        ):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"relays\n"
+            ring(chance.randrange(10))
+            while rig.page.words[counter] == before:
+                assert process.poll() is None
+            process.kill()
         kills += 1
         at_work += rig.page.words[IN_FLIGHT] != 0
     assert at_work

@@ -1,17 +1,19 @@
 """Who shares which eventfds, and that all of them are gone when nobody needs them."""
 
 import fcntl
+import itertools
 import os
 import resource
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from famezd.fabric.relay import Relay, SwitchDoorbell
 from famezd.fabric.wiring import Direct, Relayed, Wiring
+from famezd.protocol import Descriptor
 from famezd.stats import ANYBODY, Page, Shape
 
 # The relay has SIGALRM to itself.
@@ -82,13 +84,12 @@ def rings(eventfd: int) -> int:
         return 0
 
 
-def ring(bells: list[int] | list[object], *counts: int) -> None:
+def ring(bells: Sequence[int], *counts: int) -> None:
     for bell, n in zip(bells, counts, strict=True):
-        assert isinstance(bell, int)
         os.eventfd_write(bell, n)
 
 
-def same_files(some: list[int], others: list[int]) -> bool:
+def same_files(some: Sequence[int], others: Sequence[int]) -> bool:
     """Whether they are the same eventfds: by the kernel's number for each."""
     return [eventfd_id(fd) for fd in some] == [eventfd_id(fd) for fd in others]
 
@@ -102,9 +103,8 @@ def eventfd_id(descriptor: int) -> str:
 def no_more_descriptors_than(more: int) -> Iterator[None]:
     """Lets the process open only so many more descriptors."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # The next numbers that are free; a listing's own descriptor takes the first of them.
-    free = [n for n in range(limit[0]) if not os.path.lexists(f"/proc/self/fd/{n}")]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], limit[1]))
+    free = (n for n in itertools.count() if not os.path.lexists(f"/proc/self/fd/{n}"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, more, None)), limit[1]))
     try:
         yield
     finally:
@@ -210,8 +210,7 @@ def test_relayed_eventfds_that_cannot_be_made_leave_nothing_behind(relayed: Rig,
     wiring.open(1)
     before = open_descriptors()
     with no_more_descriptors_than(room), pytest.raises(OSError, match="Too many open files"):
-        wiring.open(0)
-        wiring.bells(0, 1)
+        (wiring.open(0), wiring.bells(0, 1))
     wiring.close(0)
     assert open_descriptors() == before
     wiring.open(0)
@@ -229,7 +228,7 @@ def test_a_bell_that_the_relay_cannot_watch_takes_the_others_of_its_batch_along(
     file = os.memfd_create("test")
     other = os.eventfd(0, os.EFD_NONBLOCK)
     with pytest.raises(PermissionError):
-        wiring._watch([good, file, other], 0, 1)  # type: ignore[list-item]
+        wiring._watch([Descriptor(good), Descriptor(file), Descriptor(other)], 0, 1)
     assert open_descriptors() == before
     assert relayed.epoll.poll(0) == []
 
