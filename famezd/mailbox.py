@@ -73,13 +73,19 @@ def open_backing(backing: Backing) -> SharedMemory:
     """
     if backing.kind == "memfd":
         return SharedMemory(_sealed(backing.path, backing.size), None)
+    made = False
     try:
-        descriptor = _create(backing) if not os.path.lexists(backing.path) else _adopt(backing)
+        if os.path.lexists(backing.path):
+            descriptor = _adopt(backing)
+        else:
+            descriptor, made = _create(backing), True
     except FileExistsError:
         # Another process was quicker between the look and the creation.
         descriptor = _adopt(backing)
     except OSError as e:
-        raise MailboxError(f"cannot open the mailbox {backing.path}: {e.strerror}") from e
+        raise MailboxError(
+            f"cannot make the mailbox {backing.path}: {e.strerror}; the directory must be there and ours to write to"
+        ) from e
     lock = None
     try:
         lock = _claim(descriptor, backing.path)
@@ -88,16 +94,38 @@ def open_backing(backing: Backing) -> SharedMemory:
         os.close(descriptor)
         if lock is not None:
             os.close(lock)
+        if made:
+            os.unlink(backing.path)
         raise
     return SharedMemory(descriptor, lock)
 
 
 def _sealed(name: str, size: int) -> int:
+    # No file system bounds a memfd: too large a one would have the kernel kill whoever is largest.
+    available = _available()
+    if size > available:
+        raise MailboxError(
+            f"a memfd of {size} bytes does not fit into the {available} bytes of memory that are available; "
+            f"choose a smaller mailbox.size"
+        )
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    os.posix_fallocate(descriptor, 0, size)
+    try:
+        os.ftruncate(descriptor, size)
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as e:
+        os.close(descriptor)
+        raise MailboxError(f"cannot make a memfd of {size} bytes: {e.strerror}; choose a smaller mailbox.size") from e
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return descriptor
+
+
+def _available() -> int:
+    """Bytes of memory that the kernel could give without swapping."""
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62
 
 
 def _create(backing: Backing) -> int:

@@ -13,6 +13,7 @@ Layout, in words:
     totals       one word for each of TOTALS
     places       PLACE_WORDS for each place (see `Occupant`)
     doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
+    former       places x vectors: of those, what was rung by peers whose rows others have taken over
     answered     rows x vectors: how many of those that the row's peer rang the switch the personality has dealt with
     told         TOLD_WORDS + places for each place: what the peer there has been sent (see `Page.told_at`)
 
@@ -38,7 +39,7 @@ TOTALS_AT = 7
 
 JOINS = "joins"
 LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt"))
-REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources"))
+REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources", "stalled"))
 TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "turns", "busy_ns")
 """The names of the totals, in the order of their words."""
 
@@ -77,9 +78,14 @@ class Shape(NamedTuple):
         return self.told_at + self.places * (TOLD_WORDS + self.places)
 
     @property
+    def former_at(self) -> int:
+        """Index of the first counter of doorbells from former peers."""
+        return self.doorbells_at + self.rows * self.places * self.vectors
+
+    @property
     def answered_at(self) -> int:
         """Index of the first word of those that say how far the switch is."""
-        return self.doorbells_at + self.rows * self.places * self.vectors
+        return self.former_at + self.places * self.vectors
 
     @property
     def told_at(self) -> int:
@@ -173,7 +179,8 @@ class Page:
         if not rings:
             return None
         rings = min(rings, COUNT_LIMIT)
-        self.words[counter] = before + rings
+        # Past 2^64 it begins anew.
+        self.words[counter] = before + rings if before + rings < 1 << 64 else rings
         return InFlight(counter - self.shape.doorbells_at, rings)
 
     def delivered(self) -> None:
@@ -215,7 +222,11 @@ class Page:
 
     def doorbells(self) -> list[int]:
         """Every doorbell counter: rows x places x vectors, the vector fastest."""
-        return self.words[self.shape.doorbells_at : self.shape.answered_at].tolist()
+        return self.words[self.shape.doorbells_at : self.shape.former_at].tolist()
+
+    def former(self) -> list[int]:
+        """Doorbells by places x vectors whose ringers' rows were taken over: they count for who was rung."""
+        return self.words[self.shape.former_at : self.shape.answered_at].tolist()
 
     def told_at(self, place: int, other: int | None = None) -> int:
         """Index of the word that says what the peer on `place` has been told of who is on `other`.
@@ -249,17 +260,27 @@ class Page:
         return found
 
     def forget(self, place: int) -> None:
-        """Zeroes every counter to and from a place: another peer id takes it over."""
-        span = self.shape.places * self.shape.vectors
-        start, vectors = self.shape.doorbells_at, self.shape.vectors
-        for row in range(self.shape.rows):
-            for at in range(start + row * span + place * vectors, start + row * span + (place + 1) * vectors):
-                self.words[at] = 0
-        if self.shape.rows == self.shape.places:
-            for at in range(start + place * span, start + (place + 1) * span):
-                self.words[at] = 0
-            for at in range(self.shape.answered_at + place * vectors, self.shape.answered_at + (place + 1) * vectors):
-                self.words[at] = 0
+        """Another peer id takes a place over: its counters begin anew, and those of who was rung lose nothing."""
+        words, (places, rows, vectors) = self.words, self.shape
+        start, former, answered, span = (
+            self.shape.doorbells_at,
+            self.shape.former_at,
+            self.shape.answered_at,
+            places * vectors,
+        )
+        for row in range(rows):
+            _zero(words, start + row * span + place * vectors, vectors)
+        _zero(words, former + place * vectors, vectors)
+        if rows == places:
+            for i in range(span):
+                words[former + i] += words[start + place * span + i]
+            _zero(words, start + place * span, span)
+            _zero(words, answered + place * vectors, vectors)
 
     def _place(self, place: int) -> int:
         return TOTALS_AT + len(TOTALS) + place * PLACE_WORDS
+
+
+def _zero(words: memoryview, start: int, n: int) -> None:
+    for at in range(start, start + n):
+        words[at] = 0

@@ -37,8 +37,13 @@ from famezd.protocol import (
 from famezd.stats import SWITCH_ROW, Occupant, Page
 from famezd.switch.personality import Personality
 
+BAN = 10.0
+"""Seconds in which a process that made its eventfds block may not join again."""
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
+
+LINES = 100
+"""Lines that a personality may log in a second."""
 
 _LISTENING = select.EPOLLIN | select.EPOLLRDHUP
 _NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)
@@ -102,6 +107,8 @@ class Fabric:
         self._wiring: Wiring = wiring(self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky)
         self._leaving: deque[_Leaver] = deque()
         self._starved: set[Peer] = set()
+        self._banned: dict[int, float] = {}
+        self._lines_since, self._lines = 0.0, 0
         self._retry_at: float | None = None
         self._ledger = Ledger(ark, self._wiring.goes)
         self._personality = personality(self)
@@ -155,8 +162,15 @@ class Fabric:
             self.relay.ring(self._switch_row, place, vector)
 
     def log(self, event: str, **fields: object) -> None:
-        """Logs `event`, one line."""
-        self._log.say(log.INFO, event, **fields)
+        """Logs `event`, one line; a guest that causes many loses all but a few a second."""
+        now = time.monotonic()
+        if now >= self._lines_since + 1:
+            self._lines_since, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= LINES:
+            self._log.say(log.INFO, event, **fields)
+        elif self._lines == LINES + 1:
+            self._log.say(log.WARNING, "the personality logs too much: the rest of this second is left out")
 
     # What the worker calls
 
@@ -164,6 +178,11 @@ class Fabric:
     def full(self) -> bool:
         """Whether a newcomer would find no port."""
         return len(self.members) >= self.peers
+
+    @property
+    def watched(self) -> int:
+        """At least as many as there can be events at once."""
+        return len(self.relay) + len(self.members) + 8
 
     def turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         """Relays, and hears the members; returns the events that belong to neither.
@@ -222,7 +241,7 @@ class Fabric:
 
     def close(self) -> None:
         """Passes on what was rung, and ends all memberships; nobody is told anything but the end of its connection."""
-        self.turn(self.epoll.poll(0, max(1, self._page.shape.words)))
+        self.turn(self.epoll.poll(0, self.watched))
         for member in self.members.values():
             self._page.vacate(member.place)
             member.connection.close()
@@ -240,9 +259,10 @@ class Fabric:
         who = credentials(connection)
         place = membership.place
         outbox = Outbox(self._page.words, self._page.told_at(place))
-        member = Peer(connection, membership.peer, place, room(who), outbox, joined=membership.joined)
+        member = Peer(connection, membership.peer, place, outbox, pid=who.pid, joined=membership.joined)
         self.members[connection.fileno()] = member
         self.epoll.register(connection, _LISTENING)
+        self._take_over(place, membership.peer)
         self._page.occupy(Occupant(place, membership.peer, who.pid, who.uid, membership.joined))
 
     def _resume_outbox(self, member: Peer) -> None:
@@ -304,15 +324,18 @@ class Fabric:
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
         if self.full:
             raise Refused("full", f"all {self.peers} ports are taken")
+        if time.monotonic() < self._banned.get(who.pid, 0.0):
+            raise Refused("stalled", f"its process has lately made its eventfds block; it may come back in {BAN:g} s")
         handed = self._handed()
-        left = self._check_room(who, handed)
+        self._check_room(who.pid, handed)
         peer = self._ids.take()
         if peer is None:
             raise Refused("ids", "every id has been seen to depart by a connected peer; one of them must leave first")
         place = peer - self._first_id if self._sticky else self._free.popleft()
         self._page.tell_nothing(place)
         outbox = Outbox(self._page.words, self._page.told_at(place))
-        member = Peer(connection, peer, place, left, outbox, joined=time.time_ns())
+        member = Peer(connection, peer, place, outbox, pid=who.pid, joined=time.time_ns())
+        member.handed = handed
         try:
             if self._ledger.untidy:
                 self._pack()
@@ -324,40 +347,48 @@ class Fabric:
         except OSError as e:
             self._release(member)
             raise Refused("resources", f"its eventfds cannot be made or kept: {e.strerror}") from e
-        if self._page.last_id(place) not in (None, peer):
-            self._page.forget(place)
+        self._take_over(place, peer)
         self._page.occupy(Occupant(place, peer, who.pid, who.uid, member.joined))
         self._page.add("joins")
         for other, batch in news:
             other.owe((batch,))
-            other.room -= self.vectors
+            other.handed += self.vectors
         self.members[connection.fileno()] = member
         self._call_switch(self._personality.joined, peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
+
+    def _take_over(self, place: int, peer: PeerId) -> None:
+        if self._page.last_id(place) not in (None, peer):
+            self._page.forget(place)
 
     def _handed(self) -> int:
         """How many descriptors a newcomer's set-up hands it: the memory, and everybody's bells."""
         present = self.peers - 1 if self._sticky else len(self.members)
         return 1 + self.vectors * (present + 1 + (self._switch_place is not None))
 
-    def _check_room(self, who: Credentials, handed: int) -> int:
-        left = room(who) - handed
-        if left < 0:
+    def _check_room(self, pid: int, handed: int) -> None:
+        """Refuses a newcomer whom, or because of whom a member, QEMU's limit of descriptors would kill."""
+        processes: dict[int, list[Peer]] = {pid: []}
+        for member in self.members.values():
+            processes.setdefault(member.pid, []).append(member)
+        left = room(pid, processes[pid]) - handed
+        if left < (0 if self._sticky else self.vectors * len(processes[pid])):
             raise Refused(
                 "own_limit",
-                f"the set-up hands it {handed} descriptors, and its soft limit has room for {left + handed}; "
+                f"the set-up hands it {handed} descriptors, and its soft limit has room for {max(0, left + handed)}; "
                 f"start it with a higher limit of open files",
             )
-        if not self._sticky:
-            for other in self.members.values():
-                if other.room < self.vectors:
-                    raise Refused(
-                        "member_limit",
-                        f"it would hand peer {other.id} {self.vectors} more descriptors, and that one's soft limit has "
-                        f"room for {other.room}; start peer {other.id} with a higher limit of open files",
-                    )
-        return left
+        del processes[pid]
+        for other, memberships in processes.items() if not self._sticky else ():
+            needed = self.vectors * len(memberships)
+            if (left := room(other, memberships)) < needed:
+                peer = memberships[0].id
+                raise Refused(
+                    "member_limit",
+                    f"it would hand peer {peer} {needed} more descriptors, and that one's soft limit has room for "
+                    f"{max(0, left)}; start peer {peer} with a higher limit of open files",
+                )
 
     def _wire(self, member: Peer) -> list[tuple[Peer, Batch]]:
         """Makes the newcomer's eventfds and queues its set-up; returns what others are to be told."""
@@ -383,7 +414,7 @@ class Fabric:
     def _refuse(self, connection: socket.socket, who: Credentials, refused: Refused) -> None:
         self._page.add(f"refused_{refused.reason}")
         self._log.say(log.WARNING, f"peer refused: {refused}", reason=refused.reason, pid=who.pid, uid=who.uid)
-        nobody = Peer(connection, PeerId(0), 0, 0, Outbox(), joined=0)
+        nobody = Peer(connection, PeerId(0), 0, Outbox(), pid=who.pid, joined=0)
         nobody.owe((refusal(),))
         with contextlib.suppress(OSError):
             # It may have gone already.
@@ -393,8 +424,11 @@ class Fabric:
     # Leaving
 
     def _stalled(self, place: int) -> None:
+        now = time.monotonic()
+        self._banned = {pid: until for pid, until in self._banned.items() if until > now}
         for member in self.members.values():
             if member.place == place:
+                self._banned[member.pid] = now + BAN
                 self._leaving.append(_Leaver(member, "stalled"))
 
     def _part(self) -> None:
@@ -413,7 +447,7 @@ class Fabric:
             for other in others:
                 # Before the bells are closed: an outbox may hold them still.
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
-                other.room += self.vectors
+                other.handed -= self.vectors
             self._release(member)
             self._page.vacate(member.place)
             self._page.add(f"left_{reason}")
@@ -438,6 +472,8 @@ class Fabric:
         except OSError as e:
             if e.errno in _NO_ROOM:
                 # Not the peer's fault, and no event says when it is over.
+                if not self._starved:
+                    self._log.say(log.WARNING, f"messages have to wait: {e.strerror}", peer=member.id)
                 self._starved.add(member)
                 self._retry_at = time.monotonic() + RETRY
             else:

@@ -41,8 +41,10 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     # Nobody else may connect until owner and group are right.
     umask = os.umask(0o177)
+    bound = False
     try:
         listener.bind(path)
+        bound = True
         if uid >= 0 or gid >= 0:
             os.chown(path, uid, gid, follow_symlinks=False)
         os.chmod(path, mode)

@@ -6,9 +6,8 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from famezd.fabric.listener import Credentials
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId
 
 DEFAULT_LIMIT = 1024
@@ -23,17 +22,20 @@ _FD = struct.Struct("i").pack
 class Peer:
     """Somebody on a fabric."""
 
-    __slots__ = ("_send", "connection", "id", "joined", "outbox", "place", "room", "writing")
+    __slots__ = ("_send", "before", "connection", "handed", "id", "joined", "outbox", "pid", "place", "writing")
 
     def __init__(
-        self, connection: socket.socket, peer: PeerId, place: int, room: int, outbox: Outbox, *, joined: int
+        self, connection: socket.socket, peer: PeerId, place: int, outbox: Outbox, *, pid: int, joined: int
     ) -> None:
         self.connection = connection
         self.id = peer
         self.place = place
         """The peer's index in the stats page."""
-        self.room = room
-        """How many more descriptors the peer can take."""
+        self.pid = pid
+        self.before = open_descriptors(pid)
+        """How many descriptors its process had open when it joined."""
+        self.handed = 0
+        """How many it has been handed since, or will be."""
         self.outbox = outbox
         self.joined = joined
         """When, in nanoseconds of the real-time clock."""
@@ -57,15 +59,20 @@ class Peer:
             self._send((word,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD(descriptor)),), _FLAGS)
 
 
-def room(who: Credentials) -> int:
-    """How many more descriptors a process can take before it passes its soft limit.
+def room(pid: int, memberships: Collection[Peer]) -> int:
+    """How many more descriptors a process, with these memberships, can take before it passes its soft limit.
 
-    QEMU dies of one that does not arrive. Where the process cannot be looked into, the customary limit is assumed.
+    QEMU dies of one that does not arrive. What was handed out counts from the moment it is queued: a QEMU opens all its
+    connections before it reads from any. What a process opens besides shows in what it has open now.
     """
-    return _soft_limit(who.pid) - _open_descriptors(who.pid)
+    used = open_descriptors(pid)
+    if memberships:
+        used = max(used, min(m.before for m in memberships) + sum(m.handed for m in memberships))
+    return soft_limit(pid) - used
 
 
-def _soft_limit(pid: int) -> int:
+def soft_limit(pid: int) -> int:
+    """A process's soft limit of open files; the customary one where it cannot be looked up."""
     if pid <= 0:
         # To prlimit, 0 would be this process.
         return DEFAULT_LIMIT
@@ -90,7 +97,8 @@ def _limit_from_proc(pid: int) -> int:
     return DEFAULT_LIMIT
 
 
-def _open_descriptors(pid: int) -> int:
+def open_descriptors(pid: int) -> int:
+    """How many descriptors a process has open; what a QEMU has where that cannot be seen."""
     folder = f"/proc/{pid}/fd"
     try:
         # Since Linux 6.2 the folder's size is the number of its entries.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Collection, Iterable
 from types import FrameType
 from typing import Final, NamedTuple
@@ -26,6 +27,11 @@ SWITCH: Final = -2
 """In place of a receiver's eventfd: the doorbell is for the switch."""
 STALL: Final = 0.05
 """Seconds after which a write that has not moved since is interrupted, at most twice that."""
+WARY: Final = 60.0
+"""Seconds after a peer made a write stand still, in which every eventfd is made non-blocking again before it is written.
+
+That costs a system call for each doorbell, so it is not done otherwise.
+"""
 
 _EDGES = select.EPOLLIN | select.EPOLLET
 Event = tuple[int, int]
@@ -60,8 +66,13 @@ class Relay:
         self._receivers = [EMPTY] * (page.shape.places * page.shape.vectors)
         self._stalled = stalled
         self._watchman = _Watchman(page.words)
+        self._wary_until = 0.0
         self.for_switch: list[SwitchDoorbell] = []
         """Doorbells to the switch since this was last emptied."""
+
+    def __len__(self) -> int:
+        """How many bells there are."""
+        return len(self._bells)
 
     def add(self, bell: int, row: int, place: int, vector: int) -> None:
         """Watches `bell`, by which `row` rings `place` on `vector`; raises OSError if the kernel has no room."""
@@ -130,12 +141,12 @@ class Relay:
         receiver = place * self._shape.vectors + vector
         counter = self._shape.doorbells_at + row * len(self._receivers) + receiver
         words = self._words
-        words[IN_FLIGHT + 1] = counter
-        words[IN_FLIGHT + 2] = words[counter]
-        words[IN_FLIGHT] = 1
-        words[counter] += 1
         self._watchman.wake()
         try:
+            words[IN_FLIGHT + 1] = counter
+            words[IN_FLIGHT + 2] = words[counter]
+            words[IN_FLIGHT] = 1
+            words[counter] += 1
             self._deliver(counter, receiver)
         except Stalled:
             self._give_up()
@@ -144,7 +155,8 @@ class Relay:
     def _pass_on(self, events: Iterable[Event], others: list[Event]) -> None:
         # The hot path: every name is local, and a doorbell costs two system calls.
         words, bells, receivers = self._words, self._bells, self._receivers
-        preadv, write, count, into, nowait = os.preadv, os.write, self._count, [self._count], os.RWF_NOWAIT
+        preadv, count, into, nowait = os.preadv, self._count, [self._count], os.RWF_NOWAIT
+        write = os.write if time.monotonic() > self._wary_until else _write_warily
         for event in events:
             bell = event[0]
             try:
@@ -162,7 +174,11 @@ class Relay:
             if n > COUNT_LIMIT:
                 words[IN_FLIGHT] = n = COUNT_LIMIT
                 words[self._clipped] += 1
-            words[counter] = before + n
+            try:
+                words[counter] = before + n
+            except ValueError:
+                # Past 2^64 it begins anew, as counters do for who reads them.
+                words[counter] = n
             eventfd = receivers[receiver]
             if eventfd >= 0:
                 try:
@@ -191,14 +207,30 @@ class Relay:
                 pass
 
     def _give_up(self) -> None:
-        """The doorbell in flight is for a peer whose eventfd blocks: it is dropped, and so will the peer be."""
+        """The write of the doorbell in flight stood still: its receiver has filled its eventfd and made it block.
+
+        Or so it seemed: we may have been kept from running ourselves. So it is tried once more, in a way that does not
+        block; if the eventfd is full the doorbell is dropped, and so will the peer be.
+        """
         words = self._words
-        place = (words[IN_FLIGHT + 1] - self._shape.doorbells_at) // self._shape.vectors % self._shape.places
-        words[self._dropped] += words[IN_FLIGHT]
+        receiver = (words[IN_FLIGHT + 1] - self._shape.doorbells_at) % len(self._receivers)
+        try:
+            if self._receivers[receiver] >= 0:
+                _write_warily(self._receivers[receiver], self._count)
+        except BlockingIOError:
+            words[self._dropped] += words[IN_FLIGHT]
+            self._wary_until = time.monotonic() + WARY
+            place = receiver // self._shape.vectors
+            # At once, so that the rest of this batch cannot stall on it again.
+            self.disconnect(place)
+            self._stalled(place)
         words[IN_FLIGHT] = 0
-        # At once, so that the rest of this batch cannot stall on it again.
-        self.disconnect(place)
-        self._stalled(place)
+
+
+def _write_warily(eventfd: int, count: memoryview) -> int:
+    """Writes to an eventfd that its peer may have made blocking."""
+    os.set_blocking(eventfd, False)
+    return os.write(eventfd, count)
 
 
 class _Watchman:

@@ -182,7 +182,8 @@ class Worker:
                 return
             if self._fabric.full:
                 # Whoever hung up before this one came has left its place already; the news may be waiting in line.
-                self._fabric.turn(self._fabric.epoll.poll(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+                # What comes besides is level-triggered, and comes again.
+                self._fabric.turn(self._fabric.epoll.poll(0, self._fabric.watched))
             self._fabric.join(connection)
 
     def _tick(self, now: float) -> float:
@@ -253,6 +254,9 @@ def main() -> int:
         worker = Worker(parse(sys.argv[1:]), logger)
     except FamezError as e:
         logger.say(log.ERROR, str(e))
+        return START_FAILED
+    except OSError as e:
+        logger.say(log.ERROR, f"cannot start: {e.strerror or e}")
         return START_FAILED
     with contextlib.suppress(KeyboardInterrupt):
         worker.run()

@@ -84,12 +84,16 @@ def _doorbells(
     page: Page, ids: list[int | None], there: set[int], *, relayed: bool
 ) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
     """Sums of the counters by (src, dst) and by (dst, vector)."""
-    counters, (places, rows, width) = page.doorbells(), page.shape
+    counters, departed, (places, rows, width) = page.doorbells(), page.former(), page.shape
     pairs: defaultdict[tuple[int, int], int] = defaultdict(int)
     vectors: defaultdict[tuple[int, int], int] = defaultdict(int)
     for dst, dst_id in enumerate(ids):
         if dst_id is None:
             continue
+        former = departed[dst * width : (dst + 1) * width]
+        if any(former):
+            for vector, n in enumerate(former):
+                vectors[dst_id, vector] += n
         # Of a direct fabric only what the switch is party to is seen, and who rang it is not.
         sources = range(rows) if relayed else [r for r in range(rows) if (r == ANYBODY) == (dst == places - 1)]
         for row in sources:
