@@ -81,7 +81,7 @@ def open_backing(backing: Backing) -> SharedMemory:
     except OSError as e:
         raise MailboxError(f"cannot open the mailbox {backing.path}: {e.strerror}") from e
     try:
-        lock = _claim(descriptor, backing.path)
+        lock = claim(descriptor, backing.path)
         _give(descriptor, backing)
     except BaseException:
         os.close(descriptor)
@@ -144,8 +144,8 @@ def _adopt(backing: Backing) -> int:
     return descriptor
 
 
-def _claim(descriptor: int, path: str) -> int:
-    """Makes sure that no other server uses the same mailbox; returns the lock.
+def claim(descriptor: int, path: str) -> int:
+    """Makes sure that no other server uses the same mailbox; returns the lock, which is held as long as it is open.
 
     The lock is on an open file of its own: `descriptor` goes to peers, and what peers share they could unlock, or keep
     locked when we are gone.

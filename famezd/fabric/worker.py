@@ -18,7 +18,7 @@ from famezd.fabric import log
 from famezd.fabric.fabric import Fabric
 from famezd.fabric.listener import listen
 from famezd.fabric.settings import Settings, parse
-from famezd.mailbox import open_backing
+from famezd.mailbox import claim, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.stats import Page, StatsError
@@ -92,6 +92,9 @@ class Worker:
 
     def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
+            if self._settings.backing != "memfd":
+                # The lock went with the worker that made it.
+                claim(descriptor, self._settings.memory)
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
         self._manager.store(MAILBOX, [memory.descriptor])
