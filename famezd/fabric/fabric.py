@@ -99,11 +99,6 @@ class Fabric:
 
     # What the worker calls
 
-    @property
-    def full(self) -> bool:
-        """Whether a newcomer would find no port."""
-        return len(self.members) >= self.peers
-
     def turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         """Relays, and hears the members; returns the events that belong to neither.
 
@@ -161,16 +156,28 @@ class Fabric:
 
     def close(self) -> None:
         """Passes on what was rung, and ends all memberships; nobody is told anything but the end of its connection."""
-        self.turn(self.epoll.poll(0, max(1, self._page.shape.words)))
+        self._catch_up()
         for member in self.members.values():
             self._page.vacate(member.place)
             member.connection.close()
         self.relay.close()
 
+    def _catch_up(self) -> None:
+        """Takes all doorbells and hang-ups that are there; who else has something to say is heard in the loop."""
+        self.turn(self.epoll.poll(0, self._page.shape.words))
+
     # Joining
 
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
-        if self.full:
+        try:
+            return self._seat(connection, who)
+        except Refused:
+            # Whoever hung up before this one came has made room already; the news may be waiting in line.
+            self._catch_up()
+            return self._seat(connection, who)
+
+    def _seat(self, connection: socket.socket, who: Credentials) -> Peer:
+        if len(self.members) >= self.peers:
             raise Refused("full", f"all {self.peers} ports are taken")
         handed = self._handed()
         left = self._check_room(who, handed)

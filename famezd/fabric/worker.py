@@ -167,9 +167,6 @@ class Worker:
                 self._fabric.epoll.unregister(self._listener)
                 self._accept_again_at = time.monotonic() + _PAUSE
                 return
-            if self._fabric.full:
-                # Whoever hung up before this one came has left its place already; the news may be waiting in line.
-                self._fabric.turn(self._fabric.epoll.poll(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
             self._fabric.join(connection)
 
     def _tick(self, now: float) -> float:
