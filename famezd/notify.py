@@ -17,6 +17,8 @@ import sdnotify
 
 FIRST_DESCRIPTOR = 3
 """Number of the first descriptor that is handed on."""
+PATIENCE = 10.0
+"""Seconds that a starting process waits for its manager to read."""
 _MAX_DESCRIPTORS = 253
 """The most descriptors in one message: SCM_MAX_FD of the kernel."""
 _UCRED = struct.Struct("iII")
@@ -44,8 +46,9 @@ class Manager:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._notifier = sdnotify.SystemdNotifier()
         if self._notifier.socket is not None:
-            # A manager that does not read must not stop us; a lost keep-alive is followed by the next.
-            self._notifier.socket.setblocking(False)
+            # What is told up to READY=1 must arrive, and the queue, of ten datagrams by default, is shared by all whom
+            # the manager listens to.
+            self._notifier.socket.settimeout(PATIENCE)
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
         """Seconds in which the manager expects a keep-alive, 0 for none."""
@@ -53,6 +56,9 @@ class Manager:
     def tell(self, *assignments: str) -> None:
         """Sends assignments such as READY=1; does nothing where nobody listens."""
         self._notifier.notify("\n".join(assignments))
+        if "READY=1" in assignments and self._notifier.socket is not None:
+            # From now on a manager that does not read must not stop us; a lost keep-alive is followed by the next.
+            self._notifier.socket.setblocking(False)
 
     def store(self, name: str, descriptors: Iterable[int]) -> None:
         """Asks the manager to keep descriptors under `name`, and to hand them on to the next process."""
