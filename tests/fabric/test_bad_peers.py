@@ -51,7 +51,7 @@ def test_peer_that_sends_bytes_is_dropped(start: Start, kind: Kind) -> None:
         rings(worker, last, first)
         chatty = worker.join()
         rings(worker, last, chatty)
-    assert worker.log.count("reason=bytes") == 3
+    worker.await_log("reason=bytes", 3)
 
 
 def test_bytes_sent_before_the_set_up_was_read(start: Start, kind: Kind) -> None:
@@ -129,7 +129,7 @@ def test_newcomer_to_a_full_fabric_is_refused(start: Start, kind: Kind) -> None:
         worker.await_total("refused_full", n)
     with pytest.raises(ClientError, match="refuses"):
         worker.peer()
-    assert "all 5 ports are taken" in worker.log
+    worker.await_log("all 5 ports are taken")
     rings(worker, clients[0], clients[4])
 
 
@@ -201,7 +201,7 @@ def test_peer_whose_eventfd_blocks_is_expelled(start: Start, ports: str) -> None
     worker.wait(
         lambda: stalled.hear() is not None and stalled.connection.recv(1, socket.MSG_DONTWAIT) == b"", "its end"
     )
-    assert "reason=stalled" in worker.log
+    worker.await_log("reason=stalled")
     worker.wait(lambda: sum(worker.doorbells().values()) == 51, "all are counted")
     assert worker.totals["dropped"] == 1
     successor = worker.join()

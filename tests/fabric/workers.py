@@ -5,13 +5,14 @@ Whatever is waited for is waited for with a deadline, and a worker that dies mea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Self, TypeVar
@@ -20,7 +21,7 @@ from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import MAILBOX, SOCKET, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
-from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, decode, encode
+from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, PeerLeft, decode, encode
 from famezd.stats import Page
 from famezd.supervisor.spawn import spawn
 
@@ -131,6 +132,20 @@ class Worker:
         """Closes the supervisor's end, as its death would."""
         self._lifeline.close()
 
+    def forget(self) -> None:
+        """Closes the descriptors that it stored: as if its manager had never kept any."""
+        for name in list(self.kept):
+            self._forget(name)
+
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """While this lasts its manager does not read what it tells."""
+        self._poll.unregister(self._notify)
+        try:
+            yield
+        finally:
+            self._poll.register(self._notify, select.POLLIN)
+
     def check(self) -> None:
         """It lives, nothing in it failed, and it stops cleanly."""
         assert self.kill(signal.SIGTERM) in (0, -signal.SIGKILL), self.log
@@ -152,8 +167,7 @@ class Worker:
         os.close(self._pidfd)
         self._lifeline.close()
         self._notify.close()
-        for name in list(self.kept):
-            self._forget(name)
+        self.forget()
 
     # Its peers
 
@@ -228,6 +242,10 @@ class Worker:
         self.wait(lambda: sum(self.doorbells().values()) >= sum(expected.values()), "all doorbells are counted")
         assert self.doorbells() == dict(expected)
 
+    def await_log(self, text: str, n: int = 1) -> None:
+        """Waits until it has logged this `n` times: it logs what it has done, so a little later."""
+        self.wait(lambda: self.log.count(text) >= n, f"it logs {text!r}")
+
     # Its manager
 
     def _listen(self, timeout: float) -> None:
@@ -276,7 +294,7 @@ class Raw:
     def read(self) -> Message | None:
         """The next message, not looked into; None at the end of the stream."""
         try:
-            word, descriptors, flags, _ = socket.recv_fds(self.connection, MESSAGE_SIZE, 1)
+            word, descriptors, flags, _ = socket.recv_fds(self.connection, MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         assert not flags & socket.MSG_CTRUNC, "a descriptor was lost: this process's limit of open files is too low"
@@ -303,7 +321,12 @@ class Raw:
     def understand(self, message: Message) -> list[Event]:
         """Gives a message to the protocol's state machine, which raises ProtocolError where it is out of order."""
         carried = () if message.descriptor is None else (message.descriptor,)
-        return self.client.receive(encode(message.value), carried)
+        events = self.client.receive(encode(message.value), carried)
+        for event in events:
+            if isinstance(event, PeerLeft):
+                for descriptor in event.descriptors:
+                    os.close(descriptor)
+        return events
 
     def set_up(self) -> Self:
         """Reads until the set-up is complete."""
