@@ -25,7 +25,7 @@ from famezd.mailbox import MappedMemory, Slots
 from famezd.notify import NotifySocket
 from famezd.stats import IN_FLIGHT, Page
 from tests.fabric.conftest import Kind, Start, settings
-from tests.fabric.workers import GENZ, Worker, take
+from tests.fabric.workers import GENZ, Worker, stood_still, take
 
 NOBODY = 65534
 
@@ -221,11 +221,15 @@ def waits(worker: Worker) -> bool:
 
 def test_manager_that_never_reads_again_stops_nobody(start: Start) -> None:
     worker = start()
+    worker.join()
+    worker.wait(lambda: {"STATUS": "1 of 5 peers"} in worker.told, "it tells its status")
     with worker.unheard():
-        for _ in range(40):
-            worker.join().close()
-            worker.wait(lambda: not worker.present, "it has left")
+        fill(worker.notify)
         worker.join()
+        # When a second has passed it has a new status to tell.
+        worker.wait(lambda: stood_still(worker, 1.1), "it has told it in vain")
+        worker.connect()
+        worker.wait(lambda: len(worker.present) == 3, "it lives on", timeout=3)
 
 
 # The end
@@ -322,8 +326,9 @@ def test_genz_successor_lays_the_mailbox_out_anew(start: Start, doorbells: str, 
         assert peer.id == 1
 
 
-def test_doorbell_in_flight_when_the_worker_was_killed(start: Start, folder: Path) -> None:
-    """As a worker leaves its page that was killed between the two system calls."""
+@pytest.mark.parametrize("added", [False, True])
+def test_doorbell_in_flight_when_the_worker_was_killed(start: Start, folder: Path, added: bool) -> None:
+    """As a worker leaves its page that was killed before it cleared the record; it may have counted, or not yet."""
     worker = start(doorbells="relayed")
     src, dst = worker.join(), worker.join()
     src.ring(dst.id, 2, 10)
@@ -331,7 +336,7 @@ def test_doorbell_in_flight_when_the_worker_was_killed(start: Start, folder: Pat
     worker.kill()
     page = Page.open(os.dup(worker.kept["stats"][0]), writable=True)
     counter = page.shape.doorbells_at + (0 * 5 + 1) * 3 + 2
-    # Whether it was added already or not: it counts once.
+    page.words[counter] += 7 * added
     for at, value in enumerate((7, counter, 10), IN_FLIGHT):
         page.words[at] = value
     page.close()
