@@ -80,11 +80,14 @@ def open_backing(backing: Backing) -> SharedMemory:
         descriptor = _adopt(backing)
     except OSError as e:
         raise MailboxError(f"cannot open the mailbox {backing.path}: {e.strerror}") from e
+    lock = None
     try:
         lock = claim(descriptor, backing.path)
         _give(descriptor, backing)
     except BaseException:
         os.close(descriptor)
+        if lock is not None:
+            os.close(lock)
         raise
     return SharedMemory(descriptor, lock)
 

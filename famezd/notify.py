@@ -17,8 +17,9 @@ import sdnotify
 
 FIRST_DESCRIPTOR = 3
 """Number of the first descriptor that is handed on."""
-PATIENCE = 10.0
-"""Seconds that a starting process waits for its manager to read."""
+WAIT = 5.0
+"""Seconds that a message which must not be lost waits for a busy manager, whose queue may have room for ten only
+(net.unix.max_dgram_qlen) and is the same for all of its services."""
 _MAX_DESCRIPTORS = 253
 """The most descriptors in one message: SCM_MAX_FD of the kernel."""
 _UCRED = struct.Struct("iII")
@@ -46,28 +47,36 @@ class Manager:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._notifier = sdnotify.SystemdNotifier()
         if self._notifier.socket is not None:
-            # What is told up to READY=1 must arrive, and the queue, of ten datagrams by default, is shared by all whom
-            # the manager listens to.
-            self._notifier.socket.settimeout(PATIENCE)
+            # A manager that does not read must not stop us; a lost keep-alive is followed by the next.
+            self._notifier.socket.setblocking(False)
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
         """Seconds in which the manager expects a keep-alive, 0 for none."""
 
-    def tell(self, *assignments: str) -> None:
-        """Sends assignments such as READY=1; does nothing where nobody listens."""
+    def tell(self, *assignments: str, wait: bool = False) -> None:
+        """Sends assignments such as READY=1; does nothing where nobody listens.
+
+        `wait`: for a manager that is busy, instead of losing them.
+        """
+        if self._notifier.socket is not None and wait:
+            self._notifier.socket.settimeout(WAIT)
         self._notifier.notify("\n".join(assignments))
-        if "READY=1" in assignments and self._notifier.socket is not None:
-            # From now on a manager that does not read must not stop us; a lost keep-alive is followed by the next.
+        if self._notifier.socket is not None:
             self._notifier.socket.setblocking(False)
 
     def store(self, name: str, descriptors: Iterable[int]) -> None:
-        """Asks the manager to keep descriptors under `name`, and to hand them on to the next process."""
+        """Asks the manager to keep descriptors under `name`, and to hand them on to the next process.
+
+        Waits for a manager that is busy; raises OSError if it does not take them.
+        """
         if self._notifier.socket is None:
             return
+        self._notifier.socket.settimeout(WAIT)
         fds = array.array("i", descriptors)
         for start in range(0, len(fds), _MAX_DESCRIPTORS):
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds[start : start + _MAX_DESCRIPTORS].tobytes())]
             self._notifier.socket.sendmsg([f"FDSTORE=1\nFDNAME={name}".encode()], ancillary)
+        self._notifier.socket.setblocking(False)
 
 
 class Notification(NamedTuple):

@@ -224,6 +224,8 @@ class Client:
 
     def end(self) -> None:
         """Takes the end of the stream; raises ProtocolError if it came in the midst of the set-up or of a message."""
+        if self._failure is not None:
+            raise self._failure
         if self._piece:
             self._fail(f"the end of the stream after {len(self._piece)} bytes of a message", "the rest of it")
         if not self.complete:

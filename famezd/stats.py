@@ -191,11 +191,12 @@ class Page:
     def _occupant(self, place: int) -> Occupant | None:
         at = self._place(place)
         while True:
+            before = self.words[at + 3]
             state, pid, uid, joined, peer = self.words[at : at + PLACE_WORDS].tolist()
             if not state:
                 return None
-            # Read while it was written, unless it is still the same join.
-            if (state, joined) == (self.words[at], self.words[at + 3]):
+            # Read while it was written, unless it was the same join before and after.
+            if (state, joined, joined) == (self.words[at], before, self.words[at + 3]):
                 return Occupant(place, peer - 1, pid, uid, joined)
 
     def doorbells(self) -> list[int]:

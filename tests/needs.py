@@ -8,11 +8,12 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Also what a user's PATH leaves out: the daemons that we test against live there.
-_SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+# What a user's PATH leaves out: the daemons that we test against live there.
+_DAEMONS = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
 _APT = Path("/usr/bin/apt-get")
 
 
@@ -48,7 +49,7 @@ def need(program: str, package: str) -> Path:
 
 
 def _find(program: str) -> Path | None:
-    path = shutil.which(program, path=_SEARCH)
+    path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_DAEMONS]))
     return Path(path) if path else None
 
 
@@ -93,3 +94,7 @@ def _apt_get(arguments: list[str]) -> str:
     except FileNotFoundError as missing:  # neither root nor sudo
         return str(missing)
     return f"{' '.join(command)}:\n{done.stdout}" if done.returncode else ""
+
+
+if __name__ == "__main__":
+    print(need(*sys.argv[1:3]))

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -76,5 +77,6 @@ def _announce(config: Config, url: str) -> None:
         print(f"  QEMU     {shlex.join(arguments[:2])} \\\n           {shlex.join(arguments[2:])}")
     if url:
         print(f"\nmetrics  {url}/metrics")
-    control = shlex.quote(str(config.control_socket))
-    print(f"status   famezctl -s {control} status", flush=True)
+    # In a virtual environment the commands are beside this one, and on nobody's PATH.
+    famezctl = "famezctl" if shutil.which("famezctl") else str(Path(sys.argv[0]).with_name("famezctl"))
+    print(f"status   {shlex.join([famezctl, '-s', str(config.control_socket), 'status'])}", flush=True)

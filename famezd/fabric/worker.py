@@ -114,7 +114,7 @@ class Worker:
 
     def run(self) -> None:
         """Serves until a signal, or the end of the supervisor, says to stop."""
-        self._manager.tell("READY=1")
+        self._manager.tell("READY=1", wait=True)
         self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
         words, fabric, poll = self._page.words, self._fabric, self._fabric.epoll.poll
         turns, busy, clock = self._page.total_at("turns"), self._page.total_at("busy_ns"), time.monotonic_ns

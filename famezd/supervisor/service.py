@@ -228,6 +228,8 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as e:
+        # The error's own text tells the address again; a name that is not found has no errno.
+        why = os.strerror(e.errno) if e.errno and e.errno > 0 else e.strerror
         raise ServiceError(
-            f"cannot serve HTTP on {host}:{port}: {e.strerror or e}; stop what listens there or set http.listen"
+            f"cannot serve HTTP on {host}:{port}: {why}; stop what listens there or set http.listen"
         ) from e

@@ -24,27 +24,27 @@ class Lines:
     """
 
     def __init__(self, connection: socket.socket, patience: float, explain: Callable[[str, bool], Exception]) -> None:
-        """Take over `connection`, a connected stream socket."""
+        """Use `connection`, a connected stream socket, which remains the caller's to close."""
         self._connection = connection
-        self._patience = patience
+        self.patience = patience
         self._explain = explain
         self._received = bytearray()
 
     def send(self, text: str) -> None:
         """Send `text`, one or more whole lines."""
         try:
-            self._connection.settimeout(self._patience)
+            self._connection.settimeout(self.patience)
             self._connection.sendall(text.encode())
         except TimeoutError:
             # Half a line may have gone: nothing sent after it would be understood.
             self._connection.close()
-            self._fail(f"it took no command for {self._patience} s", lost=False)
+            self._fail(f"it took no command for {self.patience} s", lost=False)
         except OSError as error:
             self._fail(f"sending it a command: {error}", lost=True)
 
     def receive(self) -> str:
         """Return the next line, without its end."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self.patience
         while b"\n" not in self._received:
             self._receive_some(deadline)
         line, _, rest = self._received.partition(b"\n")
@@ -56,7 +56,7 @@ class Lines:
             self._connection.settimeout(max(deadline - time.monotonic(), 0.001))
             data = self._connection.recv(1 << 20)
         except TimeoutError:
-            self._fail(f"it did not answer within {self._patience} s", lost=False)
+            self._fail(f"it did not answer within {self.patience} s", lost=False)
         except OSError as error:
             self._fail(f"waiting for its answer: {error}", lost=True)
         if not data:
@@ -71,10 +71,6 @@ class Lines:
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.poll(seconds * 1000)
-
-    def close(self) -> None:
-        """Close the connection; does no harm the second time."""
-        self._connection.close()
 
 
 class RefusedError(Exception):

@@ -73,7 +73,6 @@ class Machine:
         `complete` is whether being ready includes all bells of the set-up: False for a server that sends none.
         """
         self._complete = complete
-        self._patience = patience
         self._ending = False
         self._device: IvshmemDevice | None = None
         with (
@@ -96,7 +95,7 @@ class Machine:
         self._qmp_lines = Lines(qmp, patience, self._explain)
         self._qtest = Qtest(self._lines)
         # A test that fails between start and `with` must leave no QEMU behind.
-        self._finalizer = weakref.finalize(self, _discard, self._process)
+        self._discard = weakref.finalize(self, _discard, self._process, qtest, qmp)
 
     def ready(self) -> Self:
         """Wait until QEMU has its device and all bells of its set-up; return self.
@@ -111,10 +110,10 @@ class Machine:
 
     def _wait_set_up(self, device: IvshmemDevice) -> None:
         # A peer's own bells come last: when it hears itself, it can ring all whom the set-up named.
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self.patience
         while not device.hears_itself():
             if time.monotonic() > deadline:
-                raise self._explain(f"it got no bells of its own within {self._patience} s", False)
+                raise self._explain(f"it got no bells of its own within {self.patience} s", False)
             self._lines.pause(_POLL)
 
     def __enter__(self) -> Self:
@@ -147,6 +146,15 @@ class Machine:
         return self._process.poll() is None
 
     @property
+    def patience(self) -> float:
+        """How many seconds QEMU may take to answer; may be changed at any time."""
+        return self._lines.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._lines.patience = self._qmp_lines.patience = seconds
+
+    @property
     def stderr(self) -> str:
         """What QEMU has said so far."""
         return self.stderr_path.read_text(errors="replace")
@@ -164,10 +172,7 @@ class Machine:
     def kill(self) -> None:
         """Kill QEMU (SIGKILL) and wait until it is gone; does no harm to a dead one."""
         self._ending = True
-        self._process.kill()
-        self._process.wait(_REAPING)
-        self._lines.close()
-        self._qmp_lines.close()
+        self._discard()
 
     def stop(self) -> None:
         """Halt QEMU itself, not only its CPU (SIGSTOP), and wait until it stands still."""
@@ -182,7 +187,7 @@ class Machine:
         """Have QEMU end in its own way, by QMP, and wait until it is gone."""
         self._ending = True
         self.qmp.execute("quit")
-        self.wait_death(self._patience)
+        self.wait_death(self.patience)
 
     def wait_death(self, timeout: float) -> int:
         """Wait for QEMU to end, which the test expects; return its status, negative for a signal's number.
@@ -324,9 +329,11 @@ def _limited(descriptors: int | None) -> list[str]:
     return [str(need("prlimit", "util-linux")), f"--nofile={descriptors}:{descriptors}"]
 
 
-def _discard(process: subprocess.Popen[bytes]) -> None:
+def _discard(process: subprocess.Popen[bytes], *connections: socket.socket) -> None:
     process.kill()
-    process.wait()
+    process.wait(_REAPING)
+    for connection in connections:
+        connection.close()
 
 
 def _status(status: int) -> str:

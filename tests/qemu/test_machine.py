@@ -1,5 +1,6 @@
 """The rig tells the truth: real machines on QEMU's own ivshmem-server."""
 
+import gc
 import os
 import resource
 import signal
@@ -183,22 +184,29 @@ def test_a_machine_without_bells_is_ready_when_that_is_expected(tmp_path: Path) 
             assert machine.interrupts() == set()
 
 
-def test_a_stopped_machine_is_stuck_and_then_goes_on(server: StockServer, tmp_path: Path) -> None:
-    with Machine(server.arguments(VECTORS), tmp_path, patience=0.1) as machine:
-        machine.stop()
-        for _ in range(3):
-            with pytest.raises(MachineStuckError, match="did not answer"):
-                machine.ring(0, 3)
-        assert machine.alive
-        machine.cont()
-        assert machine.peer_id == 0
-        assert machine.interrupts() == {3}
+def test_a_stopped_machine_is_stuck_and_then_goes_on(machine: Machine) -> None:
+    patience, machine.patience = machine.patience, 0.05
+    machine.stop()
+    for _ in range(3):
+        with pytest.raises(MachineStuckError, match="did not answer"):
+            machine.ring(0, 3)
+    assert machine.alive
+    machine.patience = patience
+    machine.cont()
+    assert machine.peer_id == 0
+    assert machine.interrupts() == {3}
 
 
 def test_a_stopped_machine_can_be_killed(machine: Machine) -> None:
     machine.stop()
     machine.kill()
     assert not machine.alive
+
+
+def test_a_machine_that_nobody_keeps_is_gone(server: StockServer, tmp_path: Path) -> None:
+    pid = Machine(server.arguments(VECTORS), tmp_path).pid
+    gc.collect()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_quit_ends_the_machine_its_own_way(machine: Machine) -> None:
@@ -231,7 +239,7 @@ def test_a_limit_of_descriptors_holds(server: StockServer, tmp_path: Path) -> No
         assert resource.prlimit(machine.pid, resource.RLIMIT_NOFILE) == (limit, limit)
         assert machine.open_descriptors <= limit
         others = [Machine(server.arguments(VECTORS), tmp_path) for _ in range(5)]
-        assert machine.wait_death(10) == -signal.SIGABRT
+        assert machine.wait_death(10) in (-signal.SIGABRT, -signal.SIGSEGV)
         for other in others:
             other.kill()
 
@@ -239,8 +247,7 @@ def test_a_limit_of_descriptors_holds(server: StockServer, tmp_path: Path) -> No
 def test_a_command_that_qemu_refuses(machine: Machine) -> None:
     with pytest.raises(RefusedError, match="no_such_command"):
         machine.qmp.execute("no_such_command")
-    assert machine.qmp.execute("query-status") == {
-        "running": False,
-        "singlestep": False,
-        "status": "prelaunch",
-    }
+    # And it goes on after that. No CPU runs, and none has yet: doorbells arrive all the same.
+    status = machine.qmp.execute("query-status")
+    assert isinstance(status, dict)
+    assert status["status"] == "prelaunch"

@@ -83,11 +83,11 @@ source_archives() {
         || fail "no Debian archive among apt's sources ($list, $parts)"
 }
 
-# A file need not end in an empty line, which is what parts one paragraph from the next.
+# A file need not end in an empty line, nor even in a whole one, and only that parts paragraphs.
 cat_paragraphs() {
     local file
     for file in "$@"; do
-        [ ! -f "$file" ] || { cat "$file" && echo; }
+        [ ! -f "$file" ] || { cat "$file" && printf '\n\n'; }
     done
 }
 
@@ -119,7 +119,7 @@ compile() {
     mkdir "$work/build"
     cd "$work/build"
     ../qemu/configure --without-default-features --enable-tools --disable-system --disable-user \
-        --disable-docs --disable-werror >configure.log 2>&1 || fail "configure: $(tail -n 20 configure.log)"
+        --disable-docs --disable-install-blobs --disable-werror >configure.log 2>&1 || fail "configure: $(tail -n 20 configure.log)"
     for program in "${PROGRAMS[@]}"; do
         targets+=("contrib/$program/$program")
     done

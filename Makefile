@@ -1,0 +1,55 @@
+# famezd: `make run` and `make test` set up all that they need.
+
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run test lint format bench clean
+
+help:
+	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
+	@echo "make test    run all tests, real QEMU included (installs Debian packages that they need)"
+	@echo "make lint    ruff, mypy --strict, shellcheck"
+	@echo "make format  format the code"
+	@echo "make bench   print the benchmarks"
+	@echo "make clean   remove what the others made"
+
+run: $(VENV)/.run
+	@mkdir -p run
+	@RUNTIME_DIRECTORY=$(CURDIR)/run exec $(BIN)/famezd -c etc/famez/famezd.yaml
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m tests.needs shellcheck shellcheck
+	shellcheck .ci/run $$(git ls-files '*.sh')
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench.relay
+
+clean:
+	rm -rf $(VENV) run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian's python3 has no venv until python3-venv is installed.
+$(VENV)/bin/pip:
+	python3 -m venv $(VENV) || { $(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y python3-venv && \
+		rm -rf $(VENV) && python3 -m venv $(VENV); }
+
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ $(VENV)/.run

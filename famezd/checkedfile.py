@@ -1,0 +1,107 @@
+"""A file of settings, checked against its pydantic model, with problems in plain words instead of an exception."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from famezd.errors import FamezError
+from famezd.yamlmarks import Document, Loc, Place, Problem, dotted
+
+
+class ConfigError(FamezError):
+    """The settings are wrong: `problems` are all mistakes of all files, in order; the text has one line for each."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        """Sort `problems` by file and place."""
+        self.problems = tuple(sorted(set(problems)))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Something wrong between settings: where, what, and the keys (dotted) that it was concluded from."""
+
+    loc: Loc
+    message: str
+    because: frozenset[str] = frozenset()
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class CheckedFile(Generic[Settings]):
+    """A file of settings: what is right in it, as `settings`, and what is not, as `problems`."""
+
+    def __init__(self, document: Document, model: type[Settings]) -> None:
+        """Check the data of `document`, whose problems are the first."""
+        self._document = document
+        self._model = model
+        self.problems = list(document.problems)
+        try:
+            self.settings = model.model_validate(document.data)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+            for detail in details:
+                self._report_detail(detail)
+            self.settings = model.model_validate(_without(document.data, {detail["loc"] for detail in details}))
+
+    def report(self, loc: Loc, message: str) -> None:
+        """Add a problem of the value at `loc`."""
+        self._add(self._document.place(loc), loc, message)
+
+    def report_mistake(self, mistake: Mistake) -> None:
+        """Add a mistake, unless it only follows from others."""
+        if all(map(self.is_right, {dotted(mistake.loc), *mistake.because})):
+            self.report(mistake.loc, mistake.message)
+
+    def is_right(self, key: str) -> bool:
+        """Whether what `key` says is known: it has no problem, nor has what it is a part of."""
+        wrong = {problem.key for problem in self.problems}
+        parts = key.split(".")
+        parents = {".".join(parts[: length + 1]) for length in range(len(parts))}
+        return not self._document.is_broken and not parents & wrong
+
+    def where(self, loc: Loc) -> str:
+        """Show where the value at `loc` is, for a message about another."""
+        return ":".join(map(str, (self._document.path, *self._document.place(loc))))
+
+    def _add(self, place: Place, loc: Loc, message: str) -> None:
+        self.problems.append(self._document.problem(place, loc, message))
+
+    def _report_detail(self, detail: ErrorDetails) -> None:
+        loc = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            self._add(self._document.key_place(loc), loc, _unknown_key(str(loc[-1]), _keys(self._model, loc[:-1])))
+            return
+        context = detail.get("ctx", {})
+        allowed = context.get("allowed") or context.get("expected") or "a mapping of settings"
+        remedy = context.get("remedy") or ("leave the key out for the default" if detail["input"] is None else "")
+        self.report(loc, f"must be {allowed}, not {self._document.written(loc)}" + (f": {remedy}" if remedy else ""))
+
+
+def _without(data: Mapping[str, object], wrong: set[Loc], at: Loc = ()) -> dict[str, object]:
+    """Copy `data`, which is at `at`, without the values that are `wrong`."""
+    return {
+        key: _without(value, wrong, (*at, key)) if isinstance(value, dict) else value
+        for key, value in data.items()
+        if (*at, key) not in wrong
+    }
+
+
+def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
+    """List the keys of the model at `loc` in `model`."""
+    for part in loc:
+        # Keys are only unknown where pydantic looked for them, in a model.
+        model = cast("type[BaseModel]", model.model_fields[str(part)].annotation)
+    return list(model.model_fields)
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(key.lower(), known, n=1)
+    return f"unknown key, did you mean {nearest[0]!r}?" if nearest else f"unknown key, known are {', '.join(known)}"

@@ -1,0 +1,398 @@
+"""The settings: one model for types, defaults, checks, JSON Schema and the reference page.
+
+What a file may say is a `...Settings` model, in which a setting may be left out. What the program works with is the
+model of the same name without `Settings`: it knows what was to be derived (names, paths, sizes), and is all that the
+rest of famezd sees. Both are frozen.
+
+`load` reports every mistake of every file at once. It checks what can still be checked: a wrong setting is left out and
+the others are judged without it, but nothing is reported that only follows from another mistake.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import JsonSchemaValue
+
+from famezd import kinds
+from famezd.checkedfile import CheckedFile, ConfigError, Mistake
+from famezd.kinds import personality_class, personality_reference
+from famezd.mailbox import PAGE, SHM
+from famezd.yamlmarks import Document, Loc, Problem, dotted
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Control",
+    "Fabric",
+    "FabricSettings",
+    "Http",
+    "Log",
+    "Mailbox",
+    "MailboxSettings",
+    "MainSettings",
+    "Problem",
+    "Socket",
+    "SocketSettings",
+    "fabric_schema",
+    "load",
+    "main_schema",
+    "personality_class",
+    "personality_reference",
+]
+
+ROOT_RUNTIME_DIRECTORY = Path("/run/famez")
+CONTROL_SOCKET = "control.sock"
+NOTIFY_SOCKET = "notify"
+DEFAULT_MAILBOX_BYTES = 4 << 20
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path has 108 bytes, one for the NUL; see unix(7)."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Http(_Model):
+    """Where the metrics, the read-only API and the web page are served."""
+
+    listen: Annotated[str, kinds.LISTEN] | None = Field(
+        default="127.0.0.1:9991",
+        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none.",
+        examples=["127.0.0.1:9991", "[::1]:9991", None],
+    )
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host, without brackets, and port; None to serve none."""
+        return None if self.listen is None else kinds.host_and_port(self.listen)
+
+
+class Log(_Model):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+    format: Literal["auto", "text", "journal", "json"] = Field(
+        default="auto",
+        description="text for people, journal for systemd (one line with a syslog priority), json for machines;"
+        " auto is journal under systemd and text elsewhere.",
+    )
+
+
+class _Permissions(_Model):
+    """Who may open a file that famezd makes."""
+
+    owner: Annotated[str | int, kinds.USER] | None = Field(
+        default=None,
+        description="The user, by name or number, who owns it; null leaves it to famezd's user.",
+        examples=["root"],
+    )
+    group: Annotated[str | int, kinds.GROUP] | None = Field(
+        default=None,
+        description="The group, by name or number, that it has; null leaves it to famezd's group.",
+        examples=["kvm"],
+    )
+    mode: Annotated[int, kinds.MODE] = Field(
+        default=0o660,
+        description="Its mode, in octal with a leading 0.",
+        examples=["0660", "0600"],
+        json_schema_extra={"default": "0660"},
+    )
+
+    @property
+    def uid(self) -> int | None:
+        """The owner's number, None to leave it; FamezError if it has gone since the settings were read."""
+        return None if self.owner is None else kinds.user_id(self.owner)
+
+    @property
+    def gid(self) -> int | None:
+        """The group's number, None to leave it; FamezError if it has gone since the settings were read."""
+        return None if self.group is None else kinds.group_id(self.group)
+
+
+class Control(_Permissions):
+    """Who may use famezctl: the permissions of control.sock in the runtime directory."""
+
+
+class SocketSettings(_Permissions):
+    """The socket at which peers join the fabric."""
+
+    path: Annotated[Path, kinds.ABSOLUTE_PATH] | None = Field(
+        default=None,
+        description="Its absolute path; null is <runtime directory>/<fabric>.sock.",
+        examples=["/run/famez/lab.sock"],
+    )
+
+
+class Socket(SocketSettings):
+    """A fabric's socket with its path."""
+
+    path: Path
+
+
+class MailboxSettings(_Permissions):
+    """The memory that the fabric's peers share."""
+
+    name: Annotated[str, kinds.SHM_NAME] | None = Field(
+        default=None,
+        description="With backing shm, the name of its file in /dev/shm; null is famez-<fabric>.",
+        examples=["famez-lab"],
+    )
+    size: Annotated[int, kinds.SIZE] | None = Field(
+        default=None,
+        description="Its size in bytes, or with a unit K, M, G or T (of 1024): a power of two, at least 4096;"
+        " null is what the personality needs, or 4M if it needs none.",
+        examples=["64K", "4M", 65536],
+    )
+    backing: Literal["shm", "memfd", "file"] = Field(
+        default="shm",
+        description="What it is made of: shm is a file in /dev/shm; memfd has no name, and its size is sealed against"
+        " all; file is the file at path, such as one on hugetlbfs.",
+    )
+    path: Annotated[Path, kinds.ABSOLUTE_PATH] | None = Field(
+        default=None,
+        description="With backing file, and only then: its absolute path.",
+        examples=["/dev/hugepages/famez-lab"],
+    )
+
+
+class Mailbox(MailboxSettings):
+    """A fabric's mailbox with its name and size."""
+
+    name: str
+    """Its file's name in /dev/shm, or what to call a memfd."""
+    size: int
+    """In bytes."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it is, None for a memfd."""
+        return {"shm": Path(SHM, self.name), "memfd": None, "file": self.path}[self.backing]
+
+
+class FabricSettings(_Model):
+    """One fabric, named after its file: fabrics.d/<fabric>.yaml."""
+
+    personality: Annotated[str, kinds.PERSONALITY] = Field(
+        default="plain",
+        description="What the switch does: plain is nothing, as the stock ivshmem-server; genz is a Gen-Z switch with"
+        " a mailbox for messages; others are plug-ins.",
+        examples=["plain", "genz"],
+    )
+    peers: Annotated[int, kinds.whole_number(1, 65535)] = Field(
+        default=14, description="How many peers may be on the fabric at once; genz takes at most 62."
+    )
+    vectors: Annotated[int, kinds.whole_number(1, 2048)] = Field(
+        default=16, description="How many doorbells each peer has; genz needs at least peers + 2."
+    )
+    doorbells: Literal["relayed", "direct"] = Field(
+        default="relayed",
+        description="relayed: every doorbell goes through famezd and is counted; direct: peers ring each other"
+        " without it, faster and uncounted.",
+    )
+    ports: Literal["sticky", "fresh"] = Field(
+        default="sticky",
+        description="sticky: an id is a port, taken again by later peers, and joins and departures are not announced;"
+        " fresh: they are, and every join gets an id that no connected peer has seen depart.",
+    )
+    socket: SocketSettings = Field(
+        default_factory=SocketSettings, description="The socket at which peers join the fabric."
+    )
+    mailbox: MailboxSettings = Field(
+        default_factory=MailboxSettings, description="The memory that the fabric's peers share."
+    )
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Yield what is wrong between settings that are each right by themselves."""
+        personality = personality_class(self.personality)
+        limits = frozenset({"personality", "peers", "vectors"})
+        for key, message in personality.mistakes(self.peers, self.vectors).items():
+            yield Mistake(tuple(key.split(".")), message, limits)
+        size, least = self.mailbox.size, personality.mailbox_size(self.peers)
+        if size is not None and size < least:
+            enough = f"{kinds.in_units(least)} for {self.peers} peers with personality {self.personality}"
+            message = f"must be at least {enough}, not {kinds.in_units(size)}"
+            yield Mistake(("mailbox", "size"), message, limits)
+        yield from self._backing_mistakes()
+
+    def _backing_mistakes(self) -> Iterator[Mistake]:
+        backing, because = self.mailbox.backing, frozenset({"mailbox.backing"})
+        if self.mailbox.name is not None and backing != "shm":
+            yield Mistake(("mailbox", "name"), f"is for backing shm only, not for {backing}: leave it out", because)
+        if self.mailbox.path is not None and backing != "file":
+            yield Mistake(("mailbox", "path"), f"is for backing file only, not for {backing}: leave it out", because)
+        if self.mailbox.path is None and backing == "file":
+            yield Mistake(("mailbox", "path"), "must be given with backing file, an absolute path", because)
+
+    def resolve(self, name: str, runtime_directory: Path) -> Fabric:
+        """Make the fabric `name` of it: derive what was left out."""
+        needed = personality_class(self.personality).mailbox_size(self.peers)
+        derived = {
+            "name": self.mailbox.name or f"famez-{name}",
+            "size": self.mailbox.size or max(needed, PAGE if needed else DEFAULT_MAILBOX_BYTES),
+        }
+        path = self.socket.path or runtime_directory / f"{name}.sock"
+        settings = dict(self) | {
+            "name": name,
+            "socket": Socket(**dict(self.socket) | {"path": path}),
+            "mailbox": Mailbox(**dict(self.mailbox) | derived),
+        }
+        return Fabric(**settings)
+
+
+class Fabric(FabricSettings):
+    """A fabric with all that was left out."""
+
+    name: str
+    socket: Socket
+    mailbox: Mailbox
+
+
+class MainSettings(_Model):
+    """The settings of famezd as a whole: famezd.yaml. The fabrics are files of their own in fabrics.d beside it."""
+
+    runtime_directory: Annotated[Path, kinds.ABSOLUTE_PATH] | None = Field(
+        default=None,
+        description="Absolute path of the directory for sockets; null is $RUNTIME_DIRECTORY (which systemd sets),"
+        " else /run/famez as root, else $XDG_RUNTIME_DIR/famez.",
+        examples=["/run/famez"],
+    )
+    http: Http = Field(default_factory=Http, description="Where metrics, API and web page are served.")
+    log: Log = Field(default_factory=Log, description="What is logged, and how.")
+    control: Control = Field(default_factory=Control, description="Who may use famezctl: permissions of control.sock.")
+
+
+class Config(MainSettings):
+    """All settings, checked and complete."""
+
+    runtime_directory: Path
+    fabrics: dict[str, Fabric]
+    """By name, in the order of names."""
+
+    @property
+    def control_socket(self) -> Path:
+        """Where famezctl talks to famezd."""
+        return self.runtime_directory / CONTROL_SOCKET
+
+    @property
+    def notify_socket(self) -> Path:
+        """Where the workers talk to famezd."""
+        return self.runtime_directory / NOTIFY_SOCKET
+
+
+def main_schema() -> JsonSchemaValue:
+    """Return the JSON Schema of famezd.yaml."""
+    return MainSettings.model_json_schema()
+
+
+def fabric_schema() -> JsonSchemaValue:
+    """Return the JSON Schema of a file in fabrics.d."""
+    return FabricSettings.model_json_schema()
+
+
+def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read famezd.yaml at `path` and the fabrics in fabrics.d beside it.
+
+    Of fabrics.d, files whose names end in .yaml and do not begin with a dot are read. Raises ConfigError with every
+    mistake found.
+    """
+    main = CheckedFile(Document.read(path), MainSettings)
+    runtime = main.settings.runtime_directory or _runtime_directory(environ)
+    if runtime is None:
+        remedy = "must be set here, or RUNTIME_DIRECTORY or XDG_RUNTIME_DIR in the environment"
+        main.report_mistake(Mistake(("runtime_directory",), remedy))
+        runtime = ROOT_RUNTIME_DIRECTORY  # stands in, so that the rest can be checked
+    files, problems = _fabric_files(path.parent / "fabrics.d")
+    fabrics = {name: file.settings.resolve(name, runtime) for name, file in files.items() if not _wrong_name(name)}
+    config = Config(**dict(main.settings) | {"runtime_directory": runtime, "fabrics": fabrics})
+    _check_between(main, files, config)
+    problems += main.problems
+    problems += [problem for file in files.values() for problem in file.problems]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _runtime_directory(environ: Mapping[str, str]) -> Path | None:
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd may give several
+    if given:
+        return Path(given).absolute()
+    if os.geteuid() == 0:
+        return ROOT_RUNTIME_DIRECTORY
+    base = environ.get("XDG_RUNTIME_DIR")
+    return Path(base, "famez").absolute() if base else None
+
+
+_FabricFiles: TypeAlias = dict[str, CheckedFile[FabricSettings]]
+
+
+def _fabric_files(directory: Path) -> tuple[_FabricFiles, list[Problem]]:
+    """Read the files of `directory`; the problems are its own, and names that no fabric can have."""
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".yaml" and path.name[0] != ".")
+    except OSError as error:
+        remedy = ": create it, with a file such as lab.yaml for each fabric" if error.errno == errno.ENOENT else ""
+        return {}, [Problem(directory, 1, 1, "", f"cannot be read: {error.strerror}{remedy}")]
+    problems = [Problem(path, 1, 1, "", why) for path in paths if (why := _wrong_name(path.stem))]
+    return {path.stem: CheckedFile(Document.read(path), FabricSettings) for path in paths}, problems
+
+
+def _wrong_name(name: str) -> str | None:
+    """Say what is wrong with `name` as a fabric's, None if it is right."""
+    if name == Path(CONTROL_SOCKET).stem:
+        return f"no fabric can be named {name!r}: {CONTROL_SOCKET} is famezctl's"
+    try:
+        kinds.FABRIC_NAME.check(name)
+    except kinds.NotAllowedError:
+        return f"a fabric's name must be {kinds.FABRIC_NAME.allowed}, not {name!r}: rename the file"
+    return None
+
+
+def _check_between(main: CheckedFile[MainSettings], files: _FabricFiles, config: Config) -> None:
+    """Report what is wrong between settings, and between files."""
+    if why := _too_long(config.control_socket):
+        main.report_mistake(Mistake(("runtime_directory",), why))
+    for file in files.values():
+        for mistake in file.settings.mistakes():
+            file.report_mistake(mistake)
+    taken = {
+        os.path.normpath(config.control_socket): "is where famezctl talks to famezd",
+        os.path.normpath(config.notify_socket): "is where workers talk to famezd",
+    }
+    for name, fabric in config.fabrics.items():
+        if why := _too_long(fabric.socket.path):
+            files[name].report_mistake(Mistake(("socket", "path"), why))
+        for mistake in _claim(taken, fabric, files[name]):
+            files[name].report_mistake(mistake)
+
+
+def _claim(taken: dict[str, str], fabric: Fabric, file: CheckedFile[FabricSettings]) -> Iterator[Mistake]:
+    """Take the files that `fabric` makes, yielding those that another has: `taken` says which, and how."""
+    by_name = fabric.mailbox.backing == "shm"
+    claims: dict[Loc, Path | None] = {
+        ("socket", "path"): fabric.socket.path,
+        ("mailbox", "name" if by_name else "path"): fabric.mailbox.file,
+    }
+    for loc, path in claims.items():
+        if path is None or not (file.is_right(dotted(loc)) and file.is_right("mailbox.backing")):
+            continue
+        where = os.path.normpath(path)
+        if where in taken:
+            yield Mistake(loc, f"{path} {taken[where]}: give each fabric its own")
+        else:
+            taken[where] = f"is the {loc[0]} of fabric {fabric.name!r} already, at {file.where(loc)}"
+
+
+def _too_long(path: Path) -> str | None:
+    """Say whether a socket cannot have `path`, None if it can."""
+    length = len(os.fsencode(path))
+    if length <= MAX_SOCKET_PATH_BYTES:
+        return None
+    return f"a socket's path must be at most {MAX_SOCKET_PATH_BYTES} bytes long, not {length}, as {path} is"

@@ -1,0 +1,365 @@
+"""famezd as a service: what it tells systemd, what it serves, how it starts, fails and stops."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from famezd.client import ClientError, Doorbell, Peer
+from famezd.notify import Notification, NotifySocket
+from tests.daemon import BIN, PATIENCE, Famezd, eventually
+from tests.needs import need
+
+LAB = {"personality": "genz", "peers": 4, "vectors": 16}
+PLAIN = {"peers": 3, "vectors": 2, "doorbells": "direct", "ports": "fresh"}
+
+
+@pytest.fixture
+def famezd(tmp_path: Path) -> Iterator[Famezd]:
+    with Famezd(tmp_path, {"lab": LAB, "plain": PLAIN}) as famezd:
+        yield famezd
+
+
+def run(config: Path, runtime: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Runs a famezd that is expected to end by itself."""
+    return subprocess.run(
+        [BIN / "famezd", "-c", config, *arguments],
+        env=os.environ | {"RUNTIME_DIRECTORY": str(runtime)} | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+def read_all(notifications: NotifySocket, process: subprocess.Popen[str]) -> Iterator[Notification]:
+    """What a process tells its manager, until it ends."""
+    news, pidfd = notifications.fileno(), os.pidfd_open(process.pid)
+    try:
+        while True:
+            ready, _, _ = select.select([news, pidfd], [], [], PATIENCE)
+            assert ready, "no news"
+            try:
+                while True:
+                    yield notifications.receive()
+            except BlockingIOError:
+                if pidfd in ready:
+                    return
+    finally:
+        os.close(pidfd)
+
+
+@pytest.fixture
+def notifications(tmp_path: Path) -> Iterator[NotifySocket]:
+    with closing(NotifySocket(str(tmp_path / "notify"))) as notifications:
+        yield notifications
+
+
+# What systemd is told
+
+
+def test_ready_is_told_when_every_fabric_listens_and_stopping_at_the_end(
+    tmp_path: Path, notifications: NotifySocket
+) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB, "plain": PLAIN})
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(famezd.runtime), "NOTIFY_SOCKET": notifications.path}
+    told = []
+    with subprocess.Popen([BIN / "famezd", "-c", famezd.config], env=environ, text=True, stdout=subprocess.PIPE) as p:
+        for notification in read_all(notifications, p):
+            assert notification.pid == p.pid
+            told.append(notification.assignments)
+            if "READY" in notification.assignments:
+                for name in ("lab", "plain"):
+                    Peer.join(famezd.runtime / f"{name}.sock").leave()
+                p.send_signal(signal.SIGTERM)
+        assert p.wait() == 0
+        assert p.stdout is not None
+        # systemd needs no telling what to do next.
+        assert p.stdout.read() == ""
+    ready = [assignments for assignments in told if "READY" in assignments]
+    assert ready == [{"READY": "1", "STATUS": "2 of 2 fabrics serve 0 peers"}]
+    assert told[-1]["STOPPING"] == "1"
+    assert told.index(ready[0]) < len(told) - 1
+
+
+def test_the_status_follows_the_peers_and_the_watchdog_is_fed(tmp_path: Path, notifications: NotifySocket) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    environ = os.environ | {
+        "RUNTIME_DIRECTORY": str(famezd.runtime),
+        "NOTIFY_SOCKET": notifications.path,
+        "WATCHDOG_USEC": "300000",
+    }
+    fed = 0
+    peers: list[Peer] = []
+    with subprocess.Popen([BIN / "famezd", "-c", famezd.config], env=environ, text=True) as p:
+        for notification in read_all(notifications, p):
+            fed += "WATCHDOG" in notification.assignments
+            if "READY" in notification.assignments:
+                peers += [Peer.join(famezd.runtime / "lab.sock") for _ in range(2)]
+            if notification.assignments.get("STATUS") == "1 of 1 fabrics serve 2 peers":
+                for peer in peers:
+                    peer.leave()
+                p.send_signal(signal.SIGTERM)
+        assert p.wait() == 0
+    assert len(peers) == 2
+    assert fed >= 3
+
+
+# What it serves
+
+
+def test_promtool_has_nothing_to_say_about_the_metrics(famezd: Famezd) -> None:
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        one.ring(other.id, 3)
+        assert other.wait(PATIENCE) == [Doorbell(3, 1)]
+        promtool = need("promtool", "prometheus")
+        done = subprocess.run(
+            [promtool, "check", "metrics"], input=famezd.scrape().encode(), capture_output=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_metrics_tell_of_fabrics_and_peers(famezd: Famezd) -> None:
+    assert famezd.metrics("famez_build_info").total() == 1
+    assert famezd.metrics("famez_fabric_up", "fabric") == {("lab",): 1, ("plain",): 1}
+    with famezd.join("lab"), famezd.join("plain"), famezd.join("plain"):
+        assert famezd.metrics("famez_fabric_peers", "fabric") == {("lab",): 1, ("plain",): 2}
+        assert famezd.metrics("famez_joins_total", "fabric") == {("lab",): 1, ("plain",): 2}
+    eventually(lambda: famezd.metrics("famez_fabric_peers").total() == 0, "the peers have left")
+    assert famezd.metrics("famez_leaves_total", "fabric", "reason")["plain", "hangup"] == 2
+    assert famezd.metrics("famez_fabric_peers_limit", "fabric") == {("lab",): 4, ("plain",): 3}
+
+
+def test_http_is_read_only_and_says_what_it_does_not_know(famezd: Famezd) -> None:
+    with pytest.raises(urllib.error.HTTPError) as unknown:
+        urllib.request.urlopen(f"{famezd.url}/api/v1/fabrics/nosuch/peers")
+    with unknown.value as answer:
+        assert answer.code == 404
+        assert json.load(answer) == {"error": "no fabric 'nosuch'; there are: lab, plain"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{famezd.url}/api/v1/status", method="POST"))
+    with refused.value as answer:
+        assert answer.code == 405
+
+
+def test_famezctl_shows_fabrics_peers_and_doorbells(famezd: Famezd) -> None:
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        for _ in range(3):
+            one.ring(other.id, 7)
+        assert other.wait(PATIENCE)
+        status = famezd.ctl("status")
+        assert status.returncode == 0
+        head, lab, plain = status.stdout.splitlines()
+        assert head.split()[:3] == ["FABRIC", "STATE", "PERSONALITY"]
+        assert lab.split()[:7] == ["lab", "serving", "genz", "relayed", "sticky", "2/4", "16"]
+        assert plain.split()[:5] == ["plain", "serving", "plain", "direct", "fresh"]
+        fabrics = {fabric["name"]: fabric for fabric in json.loads(famezd.ctl("--json", "status").stdout)["fabrics"]}
+        assert fabrics["lab"]["peers"] == 2
+        peers = json.loads(famezd.ctl("--json", "peers", "lab").stdout)["peers"]
+        assert [(p["id"], p["pid"], p["uid"]) for p in peers] == [
+            (1, os.getpid(), os.getuid()),
+            (2, os.getpid(), os.getuid()),
+        ]
+        assert str(os.getpid()) in famezd.ctl("peers", "lab").stdout
+        eventually(lambda: famezd.pairs("lab").total() == 3, "all are counted")
+        doorbells = json.loads(famezd.ctl("--json", "doorbells", "lab").stdout)
+        assert {"src": 1, "dst": 2, "count": 3} in doorbells["pairs"]
+        assert {"dst": 2, "vector": 7, "count": 3} in doorbells["vectors"]
+        assert famezd.ctl("doorbells", "lab").stdout.split()[:6] == ["SRC", "DST", "DOORBELLS", "1", "2", "3"]
+
+
+def test_famezctl_says_what_is_wrong(famezd: Famezd, tmp_path: Path) -> None:
+    unknown = famezd.ctl("peers", "nosuch")
+    assert (unknown.returncode, unknown.stderr) == (1, "famezctl: no fabric 'nosuch'; there are: lab, plain\n")
+    nobody = subprocess.run(
+        [BIN / "famezctl", "-s", tmp_path / "nobody", "status"], capture_output=True, text=True, check=False
+    )
+    assert nobody.returncode == 1
+    assert "is famezd running?" in nobody.stderr
+
+
+# Deaths
+
+
+def test_a_killed_worker_is_replaced_and_its_counters_go_on(famezd: Famezd) -> None:
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        one.ring(other.id, 3)
+        assert other.wait(PATIENCE)
+    before = famezd.pairs("lab")
+    pid = json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    # Whoever comes now waits in the socket, which outlives the worker.
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        assert famezd.pairs("lab") == before
+        one.ring(other.id, 3)
+        assert other.wait(PATIENCE)
+        assert famezd.pairs("lab") == {(1, 2): 2}
+    assert famezd.metrics("famez_worker_restarts_total", "fabric") == {("lab",): 1, ("plain",): 0}
+    assert "worker died, it is started again" in famezd.log.read_text()
+
+
+def test_a_hanging_worker_is_killed_and_replaced(famezd: Famezd, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]
+    os.kill(status["pid"], signal.SIGSTOP)
+    eventually(lambda: famezd.metrics("famez_worker_restarts_total", "fabric")[("lab",)] == 1, "it is replaced", 40)
+    with famezd.join("lab") as peer:
+        assert peer.id == 1
+
+
+def test_a_killed_famezd_takes_its_workers_along_and_the_next_one_starts(tmp_path: Path) -> None:
+    with Famezd(tmp_path, {"lab": LAB, "plain": PLAIN}) as famezd:
+        with famezd.join("lab") as peer:
+            famezd.process.kill()
+            famezd.process.wait()
+            with pytest.raises(ClientError, match="the server has ended the membership"):
+                peer.wait(PATIENCE)
+        # What it left behind (sockets, mailboxes) is found and taken over.
+        assert (famezd.runtime / "lab.sock").exists()
+        assert famezd.process.stdout is not None
+        famezd.process.stdout.close()
+        famezd.start()
+        with famezd.join("lab") as peer:
+            assert peer.id == 1
+
+
+# Starts that fail: a clear error, and nothing left behind
+
+
+def test_a_second_famezd_on_the_same_runtime_directory_is_refused(famezd: Famezd) -> None:
+    done = run(famezd.config, famezd.runtime)
+    assert done.returncode == 1
+    assert f"another famezd uses the runtime directory {famezd.runtime} (process {famezd.process.pid})" in done.stderr
+    assert famezd.ctl("status").returncode == 0
+
+
+def test_a_taken_metrics_port_is_an_error_that_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        famezd = Famezd(tmp_path, {"lab": LAB}, http={"listen": address})
+        done = run(famezd.config, famezd.runtime)
+    assert done.returncode == 1
+    assert (
+        f"cannot serve HTTP on {address}: Address already in use; stop what listens there or set http.listen"
+        in done.stderr
+    )
+    assert list(famezd.runtime.iterdir()) == []
+    assert not Path("/dev/shm", famezd.mailboxes["lab"]).exists()
+
+
+def test_a_mailbox_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB, "plain": PLAIN})
+    mailbox = Path("/dev/shm", famezd.mailboxes["lab"])
+    mailbox.symlink_to(tmp_path / "elsewhere")
+    try:
+        done = run(famezd.config, famezd.runtime)
+        assert done.returncode == 1
+        assert f"fabric lab: cannot use the mailbox {mailbox}" in done.stderr
+        assert "a symbolic link is not followed" in done.stderr
+        assert mailbox.is_symlink()
+        assert list(famezd.runtime.iterdir()) == []
+        assert not Path("/dev/shm", famezd.mailboxes["plain"]).exists()
+    finally:
+        mailbox.unlink()
+
+
+def test_two_famezds_do_not_share_a_mailbox(famezd: Famezd, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    second = Famezd(tmp_path / "second", {"other": LAB | {"mailbox": {"name": famezd.mailboxes["lab"]}}})
+    done = run(second.config, second.runtime)
+    assert done.returncode == 1
+    assert "is in use by another server" in done.stderr
+    assert Path("/dev/shm", famezd.mailboxes["lab"]).exists()
+
+
+def test_mistakes_in_the_configuration_are_all_told_and_nothing_starts(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB | {"vectors": 5}, "plain": PLAIN | {"peers": "many", "sockets": {}}})
+    for arguments in ((), ("--check",)):
+        done = run(famezd.config, famezd.runtime, *arguments)
+        assert done.returncode == 2
+        lines = done.stderr.splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith(f"{tmp_path}/fabrics.d/") for line in lines)
+        assert not famezd.runtime.exists()
+
+
+def test_check_only_checks(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    done = run(famezd.config, famezd.runtime, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not famezd.runtime.exists()
+
+
+def test_a_descriptor_limit_that_is_too_low_is_an_error_with_the_number(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": {"peers": 14, "vectors": 16}})
+    limit = f"{need('prlimit', 'util-linux')} --nofile=512:512 {BIN / 'famezd'} -c {famezd.config}"
+    done = subprocess.run(
+        limit.split(),
+        env=os.environ | {"RUNTIME_DIRECTORY": str(famezd.runtime)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert "fabric lab: a full fabric needs 3182 descriptors, and the hard limit is 512" in done.stderr
+    assert "LimitNOFILE=3182" in done.stderr
+
+
+# The log
+
+
+@pytest.mark.parametrize("style", ["text", "journal", "json"])
+def test_the_log_has_a_line_an_event(tmp_path: Path, style: str) -> None:
+    with Famezd(tmp_path, {"lab": LAB}, log={"format": style}) as famezd, famezd.join("lab"):
+        eventually(lambda: "peer joined" in famezd.log.read_text(), "the join is logged")
+        line = next(line for line in famezd.log.read_text().splitlines() if "peer joined" in line)
+    if style == "json":
+        entry = json.loads(line)
+        assert (entry["event"], entry["fabric"], entry["peer"], entry["level"]) == ("peer joined", "lab", "1", "info")
+    elif style == "journal":
+        assert line.startswith("<6>peer joined fabric='lab' peer='1'")
+    else:
+        assert "[info" in line
+        assert "fabric=lab" in line
+
+
+def test_under_systemd_the_log_is_the_journals(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB | {"peers": 14, "vectors": 20}})
+    famezd.log.touch()
+    found = famezd.log.stat()
+    environ = os.environ | {
+        "RUNTIME_DIRECTORY": str(famezd.runtime),
+        "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}",
+    }
+    with (
+        famezd.log.open("ab") as log,
+        subprocess.Popen(
+            [BIN / "famezd", "-c", famezd.config], env=environ, stderr=log, stdout=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        eventually(lambda: "<6>famezd is ready" in famezd.log.read_text(), "the journal's prefix")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_the_runtime_directory_is_locked_by_no_file_of_its_own(famezd: Famezd) -> None:
+    directory = os.open(famezd.runtime, os.O_RDONLY)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(directory)
+    assert yaml.safe_load(famezd.config.read_text()) == {"http": {"listen": "127.0.0.1:0"}}

@@ -1,0 +1,672 @@
+"""The settings: what files may say, what becomes of it, and what is reported of every mistake, to the column."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from famezd import kinds
+from famezd.config import (
+    Config,
+    ConfigError,
+    Fabric,
+    FabricSettings,
+    Mailbox,
+    MainSettings,
+    Problem,
+    Socket,
+    fabric_schema,
+    load,
+    main_schema,
+    personality_class,
+    personality_reference,
+)
+from famezd.switch.personality import Personality
+from famezd.switch.plain import Plain
+
+SHM = Path("/dev/shm")
+EXAMPLES = Path(__file__).parents[2] / "etc" / "famez"
+ENVIRON = {"RUNTIME_DIRECTORY": "/run/test"}
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write famezd.yaml and, by keyword, fabrics; returns the path of the first."""
+
+    def write(main: str | bytes = "", /, **fabrics: str | bytes) -> Path:
+        return write_in(tmp_path, main, fabrics)
+
+    return write
+
+
+def write_in(directory: Path, main: str | bytes, fabrics: dict[str, str | bytes]) -> Path:
+    (directory / "fabrics.d").mkdir(exist_ok=True)
+    files = {"famezd": main} | {f"fabrics.d/{name}": text for name, text in fabrics.items()}
+    for name, text in files.items():
+        (directory / f"{name}.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return directory / "famezd.yaml"
+
+
+def problems(path: Path, environ: dict[str, str] = ENVIRON) -> list[str]:
+    """Load what must fail, and return the lines of the error, with paths relative to the directory of `path`."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ=environ)
+    lines = str(caught.value).replace(f"{path.parent}/", "").splitlines()
+    assert len(lines) == len(caught.value.problems)
+    return lines
+
+
+def fabric_of(path: Path) -> Fabric:
+    (fabric,) = load(path, environ=ENVIRON).fabrics.values()
+    return fabric
+
+
+class TestDefaults:
+    def test_empty_files(self, write: Write) -> None:
+        config = load(write("# nothing\n", a=""), environ=ENVIRON)
+        assert config.http.address == ("127.0.0.1", 9991)
+        assert (config.log.level, config.log.format) == ("info", "auto")
+        assert config.control.mode == 0o660
+        assert config.control_socket == Path("/run/test/control.sock")
+        assert config.fabrics == {
+            "a": Fabric(
+                name="a",
+                socket=Socket(path=Path("/run/test/a.sock")),
+                mailbox=Mailbox(name="famez-a", size=4 << 20),
+            )
+        }
+        fabric = config.fabrics["a"]
+        assert (fabric.personality, fabric.peers, fabric.vectors) == ("plain", 14, 16)
+        assert (fabric.doorbells, fabric.ports) == ("relayed", "sticky")
+        assert (fabric.socket.mode, fabric.socket.uid, fabric.socket.gid) == (0o660, None, None)
+        assert fabric.mailbox.file == SHM / "famez-a"
+
+    def test_no_fabrics(self, write: Write) -> None:
+        assert load(write(), environ=ENVIRON).fabrics == {}
+
+    def test_fabrics_come_sorted_and_only_from_yaml_files(self, write: Write) -> None:
+        path = write(b="", a="", c="")
+        for name in ("d.yml", "e.yaml.off", ".f.yaml", "README"):
+            (path.parent / "fabrics.d" / name).write_text("nonsense")
+        assert list(load(path, environ=ENVIRON).fabrics) == ["a", "b", "c"]
+
+    @pytest.mark.parametrize(("peers", "size"), [(1, 4096), (6, 4096), (7, 8192), (14, 8192), (62, 32768)])
+    def test_mailbox_is_as_large_as_the_personality_needs(self, write: Write, peers: int, size: int) -> None:
+        fabric = fabric_of(write(a=f"personality: genz\npeers: {peers}\nvectors: 64\n"))
+        assert fabric.mailbox.size == size
+
+    def test_everything_set(self, write: Write) -> None:
+        path = write(
+            "runtime_directory: /r\nhttp: {listen: '[::1]:0'}\n"
+            "log: {level: debug, format: json}\ncontrol: {mode: 0600}\n",
+            a="socket: {path: /s/a, owner: root, group: 0, mode: '0o600'}\n"
+            "mailbox: {size: 64k, owner: 0, group: root, mode: '0640', backing: file, path: /dev/hugepages/a}\n",
+            b="mailbox: {name: shared, size: 65536}\n",
+            c="mailbox: {backing: memfd}\n",
+        )
+        config = load(path, environ=ENVIRON)
+        assert config.runtime_directory == Path("/r")
+        assert config.http.address == ("::1", 0)
+        assert config.control.mode == 0o600
+        a, b, c = config.fabrics.values()
+        assert a.socket == Socket(path=Path("/s/a"), owner="root", group=0, mode=0o600)
+        assert (a.socket.uid, a.socket.gid, a.mailbox.uid, a.mailbox.gid) == (0, 0, 0, 0)
+        assert (a.mailbox.size, a.mailbox.mode, a.mailbox.file) == (65536, 0o640, Path("/dev/hugepages/a"))
+        assert (b.mailbox.name, b.mailbox.file) == ("shared", SHM / "shared")
+        assert (c.mailbox.name, c.mailbox.file) == ("famez-c", None)
+
+    def test_http_off(self, write: Write) -> None:
+        assert load(write("http: {listen: null}"), environ=ENVIRON).http.address is None
+
+    def test_settings_are_frozen(self, write: Write) -> None:
+        config = load(write(), environ=ENVIRON)
+        with pytest.raises(ValueError, match="frozen"):
+            config.http.listen = None
+
+
+class TestRuntimeDirectory:
+    @pytest.fixture(autouse=True)
+    def uid(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        uid: int = getattr(request, "param", 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    @pytest.mark.parametrize(
+        ("uid", "main", "environ", "expected"),
+        [
+            (0, "runtime_directory: /set", ENVIRON, "/set"),
+            (1000, "", {"RUNTIME_DIRECTORY": "/run/a:/run/b", "XDG_RUNTIME_DIR": "/x"}, "/run/a"),
+            (0, "", {"RUNTIME_DIRECTORY": "run"}, f"{Path.cwd()}/run"),
+            (0, "", {"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "/x"}, "/run/famez"),
+            (1000, "", {"XDG_RUNTIME_DIR": "/x"}, "/x/famez"),
+        ],
+        indirect=["uid"],
+    )
+    def test_rule(self, write: Write, main: str, environ: dict[str, str], expected: str) -> None:
+        config = load(write(main, a=""), environ=environ)
+        assert str(config.runtime_directory) == expected
+        assert str(config.fabrics["a"].socket.path) == f"{expected}/a.sock"
+
+    def test_none(self, write: Write) -> None:
+        assert problems(write("# x\nlog: {}\n"), {}) == [
+            "famezd.yaml:2:1: runtime_directory: must be set here,"
+            " or RUNTIME_DIRECTORY or XDG_RUNTIME_DIR in the environment"
+        ]
+
+    def test_wrong_is_not_reported_as_missing(self, write: Write) -> None:
+        assert problems(write("runtime_directory: run"), {}) == [
+            "famezd.yaml:1:20: runtime_directory: must be an absolute path, not 'run'"
+        ]
+
+
+MAIN_MISTAKES = [
+    ("fabrics: {}", "1:1: fabrics: unknown key, known are runtime_directory, http, log, control"),
+    ("log:\n  levle: info", "2:3: log.levle: unknown key, did you mean 'level'?"),
+    ("log:\n  level: loud", "2:10: log.level: must be 'debug', 'info', 'warning' or 'error', not 'loud'"),
+    ("log: text", "1:6: log: must be a mapping of settings, not 'text'"),
+    ("log: [a]", "1:6: log: must be a mapping of settings, not a list"),
+    ("log:\n", "1:5: log: must be a mapping of settings, not null: leave the key out for the default"),
+    ("control: {owner: nobody-at-all}", "1:18: control.owner: {user}, not 'nobody-at-all': {no_user}"),
+    ("control: {mode: 0o999}", "1:17: control.mode: {mode}, not '0o999'"),
+    *[
+        (f"http: {{listen: {written}}}", f"1:16: http.listen: {{listen}}, not {shown}{remedy}")
+        for written, shown, remedy in [
+            ("localhost", "'localhost'", ""),
+            ("9991", "9991", ""),
+            ("yes", "yes", ""),
+            ("'::1:9991'", "'::1:9991'", ""),
+            ("'[::g]:1'", "'[::g]:1'", ""),
+            ("'[::1::]:1'", "'[::1::]:1'", ": At most one '::' permitted in '::1::'"),
+            ("h:65536", "'h:65536'", ""),
+            ("127.0.0.256:1", "'127.0.0.256:1'", ": Octet 256 (> 255) not permitted in '127.0.0.256'"),
+            ("h:-1", "'h:-1'", ""),
+            ("':80'", "':80'", ""),
+        ]
+    ],
+]
+
+PHRASES = {
+    "user": "must be the name or number of a user",
+    "group": "must be the name or number of a group",
+    "no_user": "this system has no user 'nobody-at-all'",
+    "listen": "must be HOST:PORT, such as 127.0.0.1:9991 or [::1]:9991, or null",
+    "mode": "must be a mode in octal with a leading 0, such as 0660",
+    "size": "must be a power of two of bytes from 4096 to 1T, such as 65536, 64K, 4M or 1G",
+    "shm_name": "must be the name of a file in /dev/shm, without a slash",
+    "peers": "must be an integer from 1 to 65535",
+    "tags": "the tags known here are !!map, !!seq, !!str, !!int, !!bool and !!null",
+}
+
+FABRIC_MISTAKES = [
+    # Unknown keys
+    ("# x\nvector: 3", "2:1: vector: unknown key, did you mean 'vectors'?"),
+    ("Peers: 3", "1:1: Peers: unknown key, did you mean 'peers'?"),
+    ("name: x", "1:1: name: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox"),
+    (
+        "mailbox:\n  xyzzy: 1",
+        "2:3: mailbox.xyzzy: unknown key, known are owner, group, mode, name, size, backing, path",
+    ),
+    ('"a\\nb": 1', "1:1: a\\nb: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox"),
+    # Integers
+    ("peers: lots", "1:8: peers: {peers}, not 'lots'"),
+    ("peers: '4'", "1:8: peers: {peers}, not '4'"),
+    ("peers: yes", "1:8: peers: {peers}, not yes"),
+    ("peers: 1.5", "1:8: peers: {peers}, not '1.5'"),
+    ("peers: 1:30", "1:8: peers: {peers}, not '1:30'"),
+    ("peers: [1]", "1:8: peers: {peers}, not a list"),
+    ("peers: {a: 1}", "1:8: peers: {peers}, not a mapping"),
+    ("peers:", "1:7: peers: {peers}, not null: leave the key out for the default"),
+    ("peers: 0", "1:8: peers: {peers}, not 0"),
+    ("peers: 65536", "1:8: peers: {peers}, not 65536"),
+    ("peers: " + "9" * 5000, "1:8: peers: {peers}, not '" + "9" * 57 + "...'"),
+    ("vectors: 2049", "1:10: vectors: must be an integer from 1 to 2048, not 2049"),
+    # Choices
+    ("ports: on", "1:8: ports: must be 'sticky' or 'fresh', not on"),
+    ("doorbells: [direct]", "1:12: doorbells: must be 'relayed' or 'direct', not a list"),
+    (
+        "personality: gen-z",
+        "1:14: personality: must be the name of a personality, not 'gen-z': those installed are genz, plain",
+    ),
+    ("personality: 3", "1:14: personality: must be the name of a personality, not 3"),
+    # Paths and names
+    ("socket: {path: run/a.sock}", "1:16: socket.path: must be an absolute path, not 'run/a.sock'"),
+    ('socket: {path: "/a\\0b"}', "1:16: socket.path: must be an absolute path, not '/a\\x00b'"),
+    ("socket: {path: 3}", "1:16: socket.path: must be an absolute path, not 3"),
+    (
+        "socket: {path: /" + "ü" * 54 + "}",
+        "1:16: socket.path: a socket's path must be at most 107 bytes long, not 109, as /" + "ü" * 54 + " is",
+    ),
+    *[
+        (
+            f"mailbox: {{name: '{name}'}}",
+            f"1:17: mailbox.name: must be the name of a file in /dev/shm, without a slash, not '{name}'",
+        )
+        for name in ("a/b", "..", "")
+    ],
+    # Sizes
+    ("mailbox:\n  name: " + "x" * 256, "2:9: mailbox.name: {shm_name}, not '" + "x" * 57 + "...'"),
+    ("mailbox: {size: 3000}", "1:17: mailbox.size: {size}, not 3000"),
+    ("mailbox: {size: 5000}", "1:17: mailbox.size: {size}, not 5000: the nearest are 4K and 8K"),
+    ("mailbox: {size: 3M}", "1:17: mailbox.size: {size}, not '3M': the nearest are 2M and 4M"),
+    ("mailbox: {size: 4MB}", "1:17: mailbox.size: {size}, not '4MB'"),
+    ("mailbox: {size: '4096'}", "1:17: mailbox.size: {size}, not '4096'"),
+    ("mailbox: {size: 2T}", "1:17: mailbox.size: {size}, not '2T'"),
+    ("mailbox: {size: -4096}", "1:17: mailbox.size: {size}, not -4096"),
+    ("mailbox: {size: true}", "1:17: mailbox.size: {size}, not true"),
+    # Modes
+    ("socket: {mode: 660}", "1:16: socket.mode: {mode}, not 660: write 0660"),
+    ("socket: {mode: 440}", "1:16: socket.mode: {mode}, not 440: write 0440"),
+    ("socket: {mode: '660'}", "1:16: socket.mode: {mode}, not '660': write 0660"),
+    ("socket: {mode: 432}", "1:16: socket.mode: {mode}, not 432: write 0432"),
+    ("socket: {mode: 0x1b0}", "1:16: socket.mode: {mode}, not 0x1b0: write 0432"),
+    ("socket: {mode: 02660}", "1:16: socket.mode: {mode}, not 02660"),
+    ("socket: {mode: rw}", "1:16: socket.mode: {mode}, not 'rw'"),
+    ("socket: {mode: no}", "1:16: socket.mode: {mode}, not no"),
+    # Accounts
+    ("socket: {owner: nobody-at-all}", "1:17: socket.owner: {user}, not 'nobody-at-all': {no_user}"),
+    ("socket: {owner: 4294967294}", "1:17: socket.owner: {user}, not 4294967294: this system has no user 4294967294"),
+    ("socket: {owner: -1}", "1:17: socket.owner: {user}, not -1: this system has no user -1"),
+    ("socket: {owner: yes}", "1:17: socket.owner: {user}, not yes"),
+    (
+        "mailbox: {group: 0xffffffffffffffff}",
+        f"1:18: mailbox.group: {{group}}, not 0xffffffffffffffff: this system has no group {2**64 - 1}",
+    ),
+    ('mailbox: {group: "a\\0"}', "1:18: mailbox.group: {group}, not 'a\\x00': this system has no group 'a\\x00'"),
+    # Between settings
+    (
+        "personality: genz\nvectors: 15",
+        "2:10: vectors: personality genz with 14 peers needs at least 16 (peers + 2), not 15",
+    ),
+    (
+        "# x\npersonality: genz\npeers: 15",
+        "2:1: vectors: personality genz with 15 peers needs at least 17 (peers + 2), not 16",
+    ),
+    ("personality: genz\npeers: 63\nvectors: 65", "2:8: peers: personality genz takes at most 62, not 63"),
+    (
+        "personality: genz\nmailbox: {size: 4K}",
+        "2:17: mailbox.size: must be at least 8K for 14 peers with personality genz, not 4K",
+    ),
+    (
+        "mailbox:\n  backing: memfd\n  name: x",
+        "3:9: mailbox.name: is for backing shm only, not for memfd: leave it out",
+    ),
+    ("mailbox:\n  path: /x", "2:9: mailbox.path: is for backing file only, not for shm: leave it out"),
+    ("mailbox:\n  backing: file", "2:3: mailbox.path: must be given with backing file, an absolute path"),
+    ("mailbox: {backing: file, path: x}", "1:32: mailbox.path: must be an absolute path, not 'x'"),
+    ("mailbox: {backing: disk, path: /x}", "1:20: mailbox.backing: must be 'shm', 'memfd' or 'file', not 'disk'"),
+    # What follows from another mistake is not reported
+    ("personality: genz\npeers: many\nvectors: 3", "2:8: peers: {peers}, not 'many'"),
+    ("personality: genz\npeers: 3\npeers: 60", "3:1: peers: duplicate key on line 3, first given on line 2"),
+    # Other files' places
+    (
+        "socket: {path: /run/test/../test/control.sock}",
+        "1:16: socket.path: /run/test/../test/control.sock is where famezctl talks to famezd: give each fabric its own",
+    ),
+    (
+        "socket: {path: /run/test/notify}",
+        "1:16: socket.path: /run/test/notify is where workers talk to famezd: give each fabric its own",
+    ),
+    # YAML
+    (
+        "peers: 3\n\tx",
+        "2:1: not valid YAML: while scanning for the next token, found character '\\t' that cannot start any token",
+    ),
+    ("peers: {", "1:9: not valid YAML: while parsing a flow node, expected the node content, but found '<stream end>'"),
+    (
+        "peers: 3\n---\npeers: 4",
+        "2:1: not valid YAML: expected a single document in the stream, but found another document",
+    ),
+    ("peers: 3\nx: \x07", "2:4: not valid YAML: unacceptable character #x0007"),
+    ('x: "\\UFFFFFFFF"', "1:7: not valid YAML: an escape that is no character"),
+    (b"peers: 3\nx: a\xff", "2:5: is not UTF-8 text"),
+    ("peers: 3\nports: fresh\npeers: 3", "3:1: peers: duplicate key on line 3, first given on line 1"),
+    ("socket: {mode: 0660, mode: 0600}", "1:22: socket.mode: duplicate key on line 1, first given on line 1"),
+    ("3: 4", "1:1: a key must be text, not 3"),
+    ("socket: {yes: 4}", "1:10: socket: a key must be text, not yes"),
+    ("? [a]\n: 3", "1:3: a key must be text, not a list"),
+    ("- peers", "1:1: must be a mapping of settings, not a list"),
+    ("# x\n  peers", "2:3: must be a mapping of settings, not 'peers'"),
+    (
+        "peers: !!python/object/apply:os.system [x]",
+        "1:8: peers: a list cannot be a !!python/object/apply:os.system: {tags}",
+    ),
+    ("peers: !!int many", "1:8: peers: many cannot be a !!int: {tags}"),
+    ("!mine x: 3", "1:1: 'x' cannot be a !mine: {tags}"),
+    ("!!set {peers}", "1:1: a mapping cannot be a !!set: {tags}"),
+    ('ports: "\\ud800"', "1:8: ports: '\\ud800' cannot be a !!str: {tags}"),
+    ("peers: &p 3\nvectors: *p", "2:10: aliases are not supported: write the value out"),
+    (
+        "<<: {peers: 3}",
+        "1:1: <<: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox",
+    ),
+    ("x: " + "[" * 5000, "1:35: nested deeper than 32 levels"),
+    ("#" * (1 << 20) + "\n", "1:1: is longer than 1048576 bytes"),
+]
+
+
+class TestMistakes:
+    """Each kind by itself: one line, at the right place."""
+
+    @pytest.mark.parametrize(("text", "line"), MAIN_MISTAKES, ids=[text[:60] for text, _ in MAIN_MISTAKES])
+    def test_in_main_file(self, write: Write, text: str, line: str) -> None:
+        assert problems(write(text)) == [f"famezd.yaml:{line.format(**PHRASES)}"]
+
+    @pytest.mark.parametrize(("text", "line"), FABRIC_MISTAKES, ids=[str(text)[:60] for text, _ in FABRIC_MISTAKES])
+    def test_in_fabric(self, write: Write, text: str | bytes, line: str) -> None:
+        assert problems(write(a=text)) == [f"fabrics.d/a.yaml:{line.format(**PHRASES)}"]
+
+    def test_all_of_all_files_in_order(self, write: Write) -> None:
+        path = write(
+            "runtime_directory: run\nlgo: {}\n",
+            b="peers: {\n",
+            a="vectors: 3\npeers: many\npersonality: genz\nmailbox: {mode: 660, size: 1}\n"
+            "vectors: 4\nports: sticky\nx: 1\n",
+            c="personality: genz\nmailbox:\n  size: 4K\n  nmae: x\n",
+        )
+        assert [line.split(" ")[0] for line in problems(path)] == [
+            "fabrics.d/a.yaml:2:8:",
+            "fabrics.d/a.yaml:4:17:",
+            "fabrics.d/a.yaml:4:28:",
+            "fabrics.d/a.yaml:5:1:",
+            "fabrics.d/a.yaml:7:1:",
+            "fabrics.d/b.yaml:2:1:",
+            "fabrics.d/c.yaml:3:9:",
+            "fabrics.d/c.yaml:4:3:",
+            "famezd.yaml:1:20:",
+            "famezd.yaml:2:1:",
+        ]
+
+    def test_problems_are_data(self, write: Write) -> None:
+        path = write(a="mailbox: {size: 3000}")
+        with pytest.raises(ConfigError) as caught:
+            load(path, environ=ENVIRON)
+        message = f"{PHRASES['size']}, not 3000"
+        assert caught.value.problems == (Problem(path.parent / "fabrics.d" / "a.yaml", 1, 17, "mailbox.size", message),)
+
+    def test_an_error_is_one_line_whatever_the_file_is_called(self) -> None:
+        problem = Problem(Path("a\nb\udcff.yaml"), 1, 2, "k", "is wrong")
+        assert str(problem) == "a\\nb\\udcff.yaml:1:2: k: is wrong"
+
+
+class TestFiles:
+    def test_missing_main_file(self, write: Write) -> None:
+        path = write(a="x: 1")
+        path.unlink()
+        assert problems(path) == [
+            "fabrics.d/a.yaml:1:1: x: unknown key, known are personality, peers, vectors,"
+            " doorbells, ports, socket, mailbox",
+            "famezd.yaml:1:1: cannot be read: No such file or directory",
+        ]
+
+    def test_missing_directory(self, write: Write) -> None:
+        path = write()
+        (path.parent / "fabrics.d").rmdir()
+        assert problems(path) == [
+            "fabrics.d:1:1: cannot be read: No such file or directory:"
+            " create it, with a file such as lab.yaml for each fabric"
+        ]
+
+    def test_directory_is_a_file(self, write: Write) -> None:
+        path = write()
+        (path.parent / "fabrics.d").rmdir()
+        (path.parent / "fabrics.d").touch()
+        assert problems(path) == ["fabrics.d:1:1: cannot be read: Not a directory"]
+
+    def test_what_is_no_file(self, write: Write) -> None:
+        path = write()
+        (path.parent / "fabrics.d" / "a.yaml").mkdir()
+        os.mkfifo(path.parent / "fabrics.d" / "b.yaml")
+        (path.parent / "fabrics.d" / "c.yaml").symlink_to("nowhere")
+        assert problems(path) == [
+            "fabrics.d/a.yaml:1:1: cannot be read: not a regular file",
+            "fabrics.d/b.yaml:1:1: cannot be read: not a regular file",
+            "fabrics.d/c.yaml:1:1: cannot be read: No such file or directory",
+        ]
+
+    def test_no_permission(self) -> None:
+        with TemporaryDirectory() as directory:
+            Path(directory).chmod(0o755)
+            path = write_in(Path(directory), "", {"a": ""})
+            (path.parent / "fabrics.d" / "a.yaml").chmod(0)
+            with unprivileged():
+                assert problems(path) == ["fabrics.d/a.yaml:1:1: cannot be read: Permission denied"]
+
+    def test_byte_order_mark(self, write: Write) -> None:
+        assert problems(write(a="\ufeffx: 1"))[0].startswith("fabrics.d/a.yaml:1:1: x: ")
+
+    @pytest.mark.parametrize("name", ["-a", "_a", "a b", "ü", "a" * 65, "a\nb", " "])
+    def test_wrong_name(self, write: Write, name: str) -> None:
+        shown = str(Problem(Path(f"fabrics.d/{name}.yaml"), 1, 1, "", f"{name!r}")).split(": ")
+        assert problems(write(**{name: ""})) == [
+            f"{shown[0]}: a fabric's name must be letters, digits, '_', '.' and '-',"
+            f" beginning with a letter or digit, at most 64, not {shown[1]}: rename the file"
+        ]
+
+    @pytest.mark.parametrize("name", ["0", "a.b-c_D", "a" * 64])
+    def test_right_name(self, write: Write, name: str) -> None:
+        assert fabric_of(write(**{name: ""})).name == name
+
+    def test_control_is_no_fabric(self, write: Write) -> None:
+        assert problems(write(control="peers: 0")) == [
+            "fabrics.d/control.yaml:1:1: no fabric can be named 'control': control.sock is famezctl's",
+            "fabrics.d/control.yaml:1:8: peers: must be an integer from 1 to 65535, not 0",
+        ]
+
+
+class TestBetweenFabrics:
+    def test_one_socket(self, write: Write) -> None:
+        path = write(a="# x\npeers: 3", b="peers: 3\nsocket:\n  path: /run/test/./a.sock")
+        assert problems(path) == [
+            "fabrics.d/b.yaml:3:9: socket.path: /run/test/a.sock is the socket of fabric 'a' already,"
+            " at fabrics.d/a.yaml:2:1: give each fabric its own"
+        ]
+
+    def test_one_mailbox(self, write: Write) -> None:
+        path = write(
+            a="mailbox: {name: x}",
+            b="mailbox: {name: x}",
+            c="mailbox: {backing: file, path: /dev/shm/x}",
+            d="mailbox: {backing: file, path: /dev/hugepages/d}",
+            e="mailbox: {backing: memfd}",
+        )
+        taken = f"{SHM}/x is the mailbox of fabric 'a' already, at fabrics.d/a.yaml:1:17: give each fabric its own"
+        assert problems(path) == [
+            f"fabrics.d/b.yaml:1:17: mailbox.name: {taken}",
+            f"fabrics.d/c.yaml:1:32: mailbox.path: {taken}",
+        ]
+
+    def test_a_fabric_that_cannot_be_read_takes_nothing(self, write: Write) -> None:
+        assert len(problems(write(a="{", b="socket: {path: /run/test/a.sock}"))) == 1
+
+    def test_long_runtime_directory(self, write: Write) -> None:
+        directory = "/" + "d" * 95
+        path = write(f"runtime_directory: {directory}", fits="", does_not="")
+        too_long = "a socket's path must be at most 107 bytes long, not"
+        assert problems(path) == [
+            f"fabrics.d/does_not.yaml:1:1: socket.path: {too_long} 110, as {directory}/does_not.sock is",
+            f"famezd.yaml:1:20: runtime_directory: {too_long} 109, as {directory}/control.sock is",
+        ]
+
+
+class TestPersonalities:
+    def test_reference(self) -> None:
+        assert personality_reference("plain") == "famezd.switch.plain:Plain"
+        assert personality_class("plain") is Plain
+
+    def test_a_plug_in_of_ones_own(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        install(monkeypatch, f"{__name__}:Picky")
+        path = write(a="personality: plug\nsocket: {mode: 0660}")
+        assert problems(path) == ["fabrics.d/a.yaml:2:16: socket.mode: I want 0600"]
+
+    @pytest.mark.parametrize(
+        ("reference", "why"),
+        [
+            ("famezd.nowhere:X", "ModuleNotFoundError(\"No module named 'famezd.nowhere'\")"),
+            ("famezd.config:Nothing", "AttributeError(\"module 'famezd.config' has no attribute 'Nothing'\")"),
+        ],
+    )
+    def test_broken(self, write: Write, monkeypatch: pytest.MonkeyPatch, reference: str, why: str) -> None:
+        install(monkeypatch, reference)
+        assert problems(write(a="personality: plug")) == [
+            "fabrics.d/a.yaml:1:14: personality: must be the name of a personality, not 'plug':"
+            f" {reference} cannot be loaded: {why}"
+        ]
+
+    def test_no_personality(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        install(monkeypatch, "famezd.config:load")
+        assert problems(write(a="personality: plug"))[0].endswith("not 'plug': famezd.config:load is no Personality")
+
+
+class Picky(Personality):
+    @classmethod
+    def mistakes(cls, peers: int, vectors: int) -> dict[str, str]:
+        del peers, vectors
+        return {"socket.mode": "I want 0600"}
+
+
+def install(monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
+    """Make `reference` the one personality installed, named plug."""
+    points = [
+        EntryPoint("plug", reference, "famezd.personalities"),
+        EntryPoint("plain", "famezd.switch.plain:Plain", "famezd.personalities"),
+    ]
+    monkeypatch.setattr(kinds, "entry_points", lambda group: points)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody for a while if root, who may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+SECTIONS: dict[type[MainSettings] | type[FabricSettings], list[str]] = {
+    MainSettings: ["http", "log", "control"],
+    FabricSettings: ["socket", "mailbox"],
+}
+KEYS = [
+    *(key for model in SECTIONS for key in model.model_fields),
+    *("listen", "level", "format", "owner", "group", "mode", "path", "name", "size", "backing", "x", "<<"),
+]
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.dates()
+    | st.binary(max_size=4)
+    | st.sampled_from(["genz", "plain", "fresh", "64K", "/x", "0660", "file", "memfd", "root", "[::1]:1", "1:1", 4096])
+)
+KEY = st.sampled_from(KEYS) | SCALARS
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEY, inner, max_size=5), max_leaves=12
+)
+DOCUMENTS = st.dictionaries(KEY, VALUES, max_size=6).map(lambda data: yaml.dump(data, allow_unicode=True))
+
+
+class TestAnything:
+    """Whatever is written, loading gives a Config or a ConfigError whose places exist."""
+
+    @staticmethod
+    def load(directory: Path, main: str | bytes, fabric: str | bytes) -> None:
+        path = write_in(directory, main, {"a": fabric})
+        try:
+            assert isinstance(load(path, environ=ENVIRON), Config)
+        except ConfigError as error:
+            TestAnything.look_up(error)
+
+    @staticmethod
+    def look_up(error: ConfigError) -> None:
+        """Find every place that `error` names, one on each of its lines."""
+        assert 0 < len(error.problems) == len(str(error).splitlines())
+        for problem in error.problems:
+            text = problem.path.read_bytes().decode(errors="replace")
+            lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)
+            assert 1 <= problem.line <= len(lines)
+            assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
+
+    @settings(deadline=None, max_examples=100)
+    @given(main=DOCUMENTS, fabric=DOCUMENTS)
+    def test_any_value_at_any_key(self, tmp_path_factory: pytest.TempPathFactory, main: str, fabric: str) -> None:
+        self.load(tmp_path_factory.getbasetemp(), main, fabric)
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        value=VALUES,
+        key=st.sampled_from([*FabricSettings.model_fields, *(f"{s}.{k}" for s in ("socket", "mailbox") for k in KEYS)]),
+    )
+    def test_any_value_at_every_setting(
+        self, tmp_path_factory: pytest.TempPathFactory, value: object, key: str
+    ) -> None:
+        section, _, setting = key.rpartition(".")
+        data: dict[str, Any] = {section: {setting: value}} if section else {setting: value}
+        self.load(tmp_path_factory.getbasetemp(), "", yaml.dump(data))
+
+    @settings(deadline=None, max_examples=100)
+    @given(text=st.text(alphabet="pers: \n\t-[]{}?!&*|>'\"%@#\\0U\r\ufeff", max_size=40) | st.binary(max_size=40))
+    def test_any_text(self, tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
+        self.load(tmp_path_factory.getbasetemp(), text, text)
+
+
+class TestSchema:
+    @pytest.mark.parametrize("schema", [main_schema(), fabric_schema()])
+    def test_everything_is_described(self, schema: dict[str, Any]) -> None:
+        json.dumps(schema)
+        for model in (schema, *schema["$defs"].values()):
+            assert model["additionalProperties"] is False
+            assert "required" not in model
+            for name, setting in model["properties"].items():
+                assert "description" in setting or "$ref" in setting, name
+                assert "$ref" in setting or "default" in setting, name
+
+    def test_fabric(self) -> None:
+        schema = fabric_schema()
+        assert schema["properties"]["peers"]["maximum"] == 65535
+        assert schema["$defs"]["SocketSettings"]["properties"]["mode"]["default"] == "0660"
+        assert "name" not in schema["properties"]
+
+
+class TestExamples:
+    def test_load(self) -> None:
+        config = load(EXAMPLES / "famezd.yaml", environ=ENVIRON)
+        lab, plain = config.fabrics.values()
+        assert (lab.name, lab.personality, lab.peers, lab.vectors) == ("lab", "genz", 14, 16)
+        assert (lab.doorbells, lab.ports, lab.mailbox.size) == ("relayed", "sticky", 8192)
+        assert (plain.name, plain.personality, plain.peers, plain.vectors) == ("plain", "plain", 14, 4)
+        assert (plain.doorbells, plain.ports, plain.mailbox.size) == ("direct", "fresh", 4 << 20)
+
+    def test_comments_show_every_setting_with_its_default(self, tmp_path: Path) -> None:
+        path = shutil.copytree(EXAMPLES, tmp_path / "famez") / "famezd.yaml"
+        files = [path, *path.parent.glob("fabrics.d/*.yaml")]
+        for file in files:
+            file.write_text(re.sub("^#(?=(  )?[a-z_]+:( |$))", "", file.read_text(), flags=re.MULTILINE))
+        environ = {"RUNTIME_DIRECTORY": "/run/famez"}
+        assert load(path, environ=environ) == load(EXAMPLES / "famezd.yaml", environ=environ)
+        for file in files:
+            model = MainSettings if file == path else FabricSettings
+            written = yaml.safe_load(file.read_text())
+            assert written.keys() == model.model_fields.keys()
+            for section in SECTIONS[model]:
+                field = model.model_fields[section].annotation
+                assert written[section].keys() == field.model_fields.keys()  # type: ignore[union-attr]

@@ -1,0 +1,212 @@
+"""systemd's protocols, spoken by both ends over a real datagram socket."""
+
+import json
+import os
+import select
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from famezd.notify import FIRST_DESCRIPTOR, Manager, NotifySocket, inherited
+from tests.unit.conftest import closing, state_of, wait_until
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NotifySocket]:
+    """The manager's end; its path is in the environment."""
+    for key in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(key, raising=False)
+    path = str(tmp_path / "notify")
+    listening = NotifySocket(path)
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    yield listening
+    listening.close()
+    assert not os.path.lexists(path)
+
+
+def hang_up(service: Manager) -> None:
+    if service._notifier.socket is not None:
+        service._notifier.socket.close()
+
+
+@pytest.fixture
+def service(manager: NotifySocket) -> Iterator[Manager]:
+    service = Manager()
+    yield service
+    hang_up(service)
+
+
+def test_what_a_service_tells_arrives_with_its_pid(manager: NotifySocket, service: Manager) -> None:
+    service.tell("READY=1", "STATUS=3 of 14 peers = few")
+    told = manager.receive()
+    assert told == (os.getpid(), {"READY": "1", "STATUS": "3 of 14 peers = few"}, [])
+    with pytest.raises(BlockingIOError):
+        manager.receive()
+
+
+def test_the_pid_is_what_the_kernel_says_whatever_is_told(manager: NotifySocket) -> None:
+    code = "import os; from famezd.notify import Manager; Manager().tell('MAINPID=1', 'PID=%d' % os.getpid())"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    told = manager.receive()
+    assert told.assignments == {"MAINPID": "1", "PID": str(told.pid)}
+    assert told.pid not in (0, 1, os.getpid())
+
+
+def test_stored_descriptors_arrive_by_name_as_the_same_open_files(manager: NotifySocket, service: Manager) -> None:
+    pipe = os.pipe()
+    with closing(*pipe):
+        service.store("stats", pipe)
+        told = manager.receive()
+        assert told.assignments == {"FDSTORE": "1", "FDNAME": "stats"}
+        with closing(*told.descriptors):
+            assert [os.fstat(fd).st_ino for fd in told.descriptors] == [os.fstat(fd).st_ino for fd in pipe]
+            assert not set(told.descriptors) & set(pipe)
+            assert not any(os.get_inheritable(fd) for fd in told.descriptors)
+            os.write(told.descriptors[1], b"through")
+            assert os.read(pipe[0], 7) == b"through"
+
+
+@pytest.mark.parametrize(("count", "messages"), [(253, [253]), (254, [253, 1]), (600, [253, 253, 94])])
+def test_more_descriptors_than_a_message_takes_come_in_several(
+    manager: NotifySocket, service: Manager, count: int, messages: list[int]
+) -> None:
+    with open(os.devnull) as null:
+        service.store("ark.1", [null.fileno()] * count)
+    for expected in messages:
+        told = manager.receive()
+        with closing(*told.descriptors):
+            assert (len(told.descriptors), told.assignments["FDNAME"]) == (expected, "ark.1")
+
+
+def test_storing_nothing_tells_nothing(manager: NotifySocket, service: Manager) -> None:
+    service.store("stats", [])
+    with pytest.raises(BlockingIOError):
+        manager.receive()
+
+
+def test_a_manager_that_does_not_read_stops_nobody(manager: NotifySocket, service: Manager) -> None:
+    for _ in range(2000):
+        service.tell("WATCHDOG=1")
+    assert manager.receive().assignments == {"WATCHDOG": "1"}
+
+
+def test_readiness_and_descriptors_wait_for_a_manager_that_is_busy(manager: NotifySocket, service: Manager) -> None:
+    for _ in range(2000):
+        service.tell("WATCHDOG=1")
+    code = (
+        "from famezd.notify import Manager; service = Manager(); service.tell('STATUS=lost'); print(flush=True); "
+        "service.store('stats', [0, 1]); service.tell('READY=1', wait=True)"
+    )
+    told = []
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        # Nothing is read before the other one waits for room, or has ended for want of it.
+        wait_until(lambda: state_of(other.pid) in "SZ")
+        poll = select.poll()
+        poll.register(manager, select.POLLIN)
+        while not told or told[-1].assignments != {"READY": "1"}:
+            assert poll.poll(5000), "READY=1 was lost"
+            told.append(manager.receive())
+            for descriptor in told[-1].descriptors:
+                os.close(descriptor)
+        assert other.wait() == 0
+    assert [t.assignments for t in told if t.pid == other.pid] == [{"FDSTORE": "1", "FDNAME": "stats"}, {"READY": "1"}]
+
+
+def test_the_managers_socket_is_its_users_alone(manager: NotifySocket) -> None:
+    assert stat.S_IMODE(os.stat(manager.path).st_mode) == 0o600
+
+
+def test_a_path_that_is_taken_is_not_bound_and_leaves_the_umask_alone(manager: NotifySocket) -> None:
+    umask = os.umask(0o022)
+    with pytest.raises(OSError, match="Address already in use"):
+        NotifySocket(manager.path)
+    assert os.umask(umask) == 0o022
+
+
+def test_lines_that_are_no_assignments_and_bytes_that_are_no_text_do_no_harm(manager: NotifySocket) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as anybody:
+        anybody.sendto(b"READY\nX=\xff\n\n=1\nSTATUS=a=b", manager.path)
+    told = manager.receive()
+    assert told.assignments == {"READY": "", "X": "\ufffd", "": "1", "STATUS": "a=b"}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("path", [None, "/nonexistent/notify"])
+def test_where_nobody_listens_a_service_is_silent(path: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The warnings are for a socket that sdnotify drops unclosed in that case.
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if path is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+    service = Manager()
+    service.tell("READY=1")
+    with open(os.devnull) as null:
+        service.store("stats", [null.fileno()])
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 0.0),
+        ({"WATCHDOG_USEC": "2500000"}, 2.5),
+        ({"WATCHDOG_USEC": "2500000", "WATCHDOG_PID": str(os.getpid())}, 2.5),
+        ({"WATCHDOG_USEC": "2500000", "WATCHDOG_PID": "1"}, 0.0),
+    ],
+)
+def test_the_watchdog_counts_only_for_whom_it_is_meant(
+    manager: NotifySocket, environ: dict[str, str], seconds: float
+) -> None:
+    service = Manager(environ)
+    assert service.watchdog == seconds
+    hang_up(service)
+
+
+# Descriptors handed on
+
+
+def given_to_a_process(environ: dict[str, str]) -> dict[str, list[int]]:
+    """What `inherited` returns in a process with five descriptors from 3 on; `$$` in the environment is its pid."""
+    code = (
+        "import os, json; from famezd.notify import inherited; "
+        "env = {k: v.replace('$$', str(os.getpid())) for k, v in json.loads(os.environ['GIVEN']).items()}; "
+        "[os.dup2(0, n) for n in range(3, 8)]; "
+        "found = inherited(env); "
+        "assert not any(os.get_inheritable(fd) for fds in found.values() for fd in fds); "
+        "print(json.dumps(found))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"GIVEN": json.dumps(environ)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found: dict[str, list[int]] = json.loads(done.stdout)
+    return found
+
+
+def test_descriptors_are_taken_by_name_from_the_third_on() -> None:
+    environ = {"LISTEN_PID": "$$", "LISTEN_FDS": "4", "LISTEN_FDNAMES": "socket:ark:ark:stats"}
+    assert given_to_a_process(environ) == {"socket": [3], "ark": [4, 5], "stats": [6]}
+    assert FIRST_DESCRIPTOR == 3
+
+
+@pytest.mark.parametrize("names", [{}, {"LISTEN_FDNAMES": ""}])
+def test_descriptors_without_names_are_unknown(names: dict[str, str]) -> None:
+    assert given_to_a_process({"LISTEN_PID": "$$", "LISTEN_FDS": "2", **names}) == {"unknown": [3, 4]}
+
+
+def test_descriptors_beyond_the_names_are_unknown() -> None:
+    environ = {"LISTEN_PID": "$$", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "socket"}
+    assert given_to_a_process(environ) == {"socket": [3], "unknown": [4, 5]}
+
+
+@pytest.mark.parametrize("pid", [{}, {"LISTEN_PID": "1"}, {"LISTEN_PID": str(os.getppid())}, {"LISTEN_PID": ""}])
+def test_descriptors_for_another_process_are_not_touched(pid: dict[str, str]) -> None:
+    assert inherited({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", **pid}) == {}
