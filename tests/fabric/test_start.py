@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ import pytest
 from famezd.client import ClientError
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import START_FAILED
-from famezd.mailbox import MappedMemory, Slots
 from famezd.notify import NotifySocket
 from famezd.stats import IN_FLIGHT, Page
 from tests.fabric.conftest import Kind, Start, settings
-from tests.fabric.workers import GENZ, Worker, stood_still, take
+from tests.fabric.workers import Worker, stood_still, take
 
 NOBODY = 65534
 
@@ -52,7 +50,7 @@ def shm() -> Iterator[Path]:
 
 def test_ready_means_ready(start: Start) -> None:
     worker = start()
-    assert set(worker.kept) == {"socket", "mailbox", "stats"}
+    assert set(worker.kept) == {"socket", "mailbox", "stats", "ark.0.0"}
     worker.await_log("fabric serves")
     worker.join()
     worker.wait(lambda: {"STATUS": "1 of 5 peers"} in worker.told, "it tells its status")
@@ -200,7 +198,7 @@ def test_manager_that_reads_late_misses_nothing(folder: Path) -> None:
     with worker.unheard():
         worker.wait(lambda: waits(worker), "it waits for room to store its page")
     with worker:
-        assert set(worker.kept) == {"socket", "mailbox", "stats"}
+        assert set(worker.kept) == {"socket", "mailbox", "stats", "ark.0.0"}
         worker.join()
 
 
@@ -243,13 +241,14 @@ def test_signals_end_it_cleanly(start: Start, kind: Kind, number: int) -> None:
     told = [len(client.values) for client in clients]
     clients[0].ring(clients[1].id)
     assert worker.kill(number) == 0
+    assert worker.present == []
+    worker.forget()
     assert {"STOPPING": "1"} in worker.told
     assert worker.log.endswith("<6>fabric stopped\n")
     for client, n in zip(clients, told, strict=True):
         assert client.at_end()
         assert len(client.values) == n
     assert clients[1].take() == 1, "what was rung before is passed on"
-    assert worker.present == []
 
 
 def test_clean_end_while_it_relays(start: Start) -> None:
@@ -275,55 +274,12 @@ def test_end_of_the_supervisor_ends_it(start: Start, kind: Kind) -> None:
     client = worker.join()
     worker.hang_up()
     assert worker.ended() == 0
+    # Its manager lets go of what it kept, too.
+    worker.forget()
     assert client.at_end()
 
 
 # Its successor
-
-
-def test_successor_of_a_killed_worker(start: Start, kind: Kind, folder: Path, shm: Path) -> None:
-    worker = start(**kind._asdict(), backing="shm", memory=str(shm))
-    first, second = worker.join(), worker.join()
-    worker.acquaint(first, second)
-    first.ring(second.id, 1, 40)
-    worker.wait(lambda: second.take(1), "it is rung")
-    os.pwrite(first.memory, b"stays", 4096)
-    assert worker.kill() == -signal.SIGKILL
-    assert first.at_end()
-    # Newcomers who come while there is nobody: the socket listens on.
-    waiting = [worker.connect() for _ in range(3)]
-    before = worker.totals
-    counted = worker.doorbells()
-    with Worker(worker.settings, folder, kept=worker.kept) as successor:
-        ids = [client.set_up().id for client in waiting]
-        assert ids == [0, 1, 2]
-        assert successor.present == ids
-        assert os.pread(waiting[0].memory, 5, 4096) == b"stays"
-        assert not any(name in told for told in successor.told for name in ("FDSTORE", "FDNAME"))
-        successor.acquaint(*waiting)
-        assert successor.totals["joins"] == before["joins"] + 3
-        waiting[2].ring(0, 2, 2)
-        successor.wait(lambda: waiting[0].take(2), "it is rung")
-        waiting[0].ring(1, 1, 2)
-        successor.wait(lambda: waiting[1].take(1), "it is rung")
-        if kind == ("relayed", "sticky"):
-            assert counted == {(0, 1, 1): 40}
-            successor.await_doorbells({(0, 1, 1): 42, (2, 0, 2): 2})
-        # The mailbox is still nobody else's.
-        other = settings(folder, backing="shm", memory=str(shm), socket=str(folder / "t"))
-        assert f"is in use by another server (pid {successor.pid})" in failure(other, folder)
-
-
-def test_genz_successor_lays_the_mailbox_out_anew(start: Start, doorbells: str, folder: Path) -> None:
-    worker = start(doorbells=doorbells, personality=GENZ)
-    client = worker.join()
-    with closing(MappedMemory(client.memory)) as memory:
-        Slots(memory).put(1, b"never taken", 6)
-    worker.kill()
-    with Worker(worker.settings, folder, kept=worker.kept) as successor, successor.peer() as peer:
-        with closing(MappedMemory(peer.memory)) as memory:
-            assert not Slots(memory).pending(1)
-        assert peer.id == 1
 
 
 @pytest.mark.parametrize("added", [False, True])

@@ -130,8 +130,8 @@ class Worker:
             os.kill(self.pid, number)
         status = self.ended()
         if number == signal.SIGTERM:
-            # Stopped for good: a manager lets go of all, and then the peers' connections end.
-            for name in list(self.kept):
+            # Stopped for good: a manager lets go of all, and then the peers' connections end. We still want to read.
+            for name in set(self.kept) - {STATS}:
                 self._forget(name)
         return status
 
