@@ -91,9 +91,8 @@ class Worker:
 
     def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
-            if self._settings.backing != "memfd":
-                # The lock went with the worker that made it.
-                claim(descriptor, self._settings.memory)
+            if self._settings.backing != "memfd" and LOCK not in given:
+                self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
         self._manager.store(MAILBOX, [memory.descriptor])
