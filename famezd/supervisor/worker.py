@@ -37,6 +37,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 One that served for a while is replaced at once: its peers are waiting.
 """
 
+_TAKEN = {"event", "level", "self", "fabric", "exc_info", "stack_info", "stack", "exception", "timestamp"}
+"""Names of fields that are structlog's or our own."""
+
 
 class State(enum.Enum):
     """What a fabric's worker is doing."""
@@ -208,4 +211,6 @@ class Worker:
         """Logs a line of the worker's as our own."""
         entry = parse(line)
         self._last_line = entry.event
-        getattr(self._log, entry.level)(entry.event, **entry.fields)
+        # A worker's own field of such a name would be an error, or hide what it is the name of.
+        fields = {f"{key}_" if key in _TAKEN else key: value for key, value in entry.fields.items()}
+        getattr(self._log, entry.level)(entry.event, **fields)

@@ -135,7 +135,7 @@ def test_malformed_length(worker: Worker, join: Join, length: int) -> None:
     write(peer, b"ping\0", length=length)
     await_taken(worker, peer)
     mailbox.ping(SWITCH)
-    assert worker.log.count("message malformed peer=1") == 1
+    assert worker.log.count("message malformed\tpeer=1") == 1
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe\xfd", b"ping\xc3", b"\x00", b"p\0ing", b"\n<0>ping\x1b[2J\n"])
@@ -173,7 +173,7 @@ def test_peer_that_does_not_acknowledge_stops_nobody_for_long(worker: Worker, jo
     await_taken(worker, deaf)
     assert deaf.wait(5) == [Doorbell(SWITCH, 1)]
     assert mailbox.ping(SWITCH, timeout=5) < 1.5
-    assert "message not taken in time peer=1" in worker.log
+    assert "message not taken in time\tpeer=1" in worker.log
     assert mailbox.ping(SWITCH, timeout=5) < 0.5, "it has had its turn"
 
 
