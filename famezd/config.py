@@ -49,6 +49,7 @@ __all__ = [
 ROOT_RUNTIME_DIRECTORY = Path("/run/famez")
 CONTROL_SOCKET = "control.sock"
 NOTIFY_SOCKET = "notify"
+LOCK_FILE = "famezd.lock"
 DEFAULT_MAILBOX_BYTES = 4 << 20
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
@@ -286,6 +287,11 @@ class Config(MainSettings):
         """Where the workers talk to famezd."""
         return self.runtime_directory / NOTIFY_SOCKET
 
+    @property
+    def lock_file(self) -> Path:
+        """What a running famezd holds a lock on, against a second one."""
+        return self.runtime_directory / LOCK_FILE
+
 
 def main_schema() -> JsonSchemaValue:
     """Return the JSON Schema of famezd.yaml."""
@@ -365,6 +371,7 @@ def _check_between(main: CheckedFile[MainSettings], files: _FabricFiles, config:
     taken = {
         os.path.normpath(config.control_socket): "is where famezctl talks to famezd",
         os.path.normpath(config.notify_socket): "is where workers talk to famezd",
+        os.path.normpath(config.lock_file): "is the lock of a running famezd",
     }
     for name, fabric in config.fabrics.items():
         if why := _too_long(fabric.socket.path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from famezd import __version__
 from famezd.attach import qemu_arguments
+from famezd.cli.entry import discard_output
 from famezd.config import Config, ConfigError, load
 from famezd.errors import FamezError
 from famezd.supervisor.logs import configure
@@ -68,7 +69,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _announce(config: Config, url: str) -> None:
-    """Tells a person what is there and what to do next."""
+    """Tells a person what is there and what to do next; that nobody can read it is no reason not to serve."""
+    try:
+        _print_fabrics(config, url)
+    except OSError:
+        discard_output()
+
+
+def _print_fabrics(config: Config, url: str) -> None:
     for fabric in config.fabrics.values():
         arguments = qemu_arguments(fabric)
         print(f"\nfabric {fabric.name}: {fabric.personality}, {fabric.peers} peers, {fabric.vectors} vectors")

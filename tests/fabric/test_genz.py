@@ -194,7 +194,7 @@ def test_messages_for_who_takes_none_are_bounded(worker: Worker, join: Join) -> 
     for _ in range(12):
         write(deaf, b"ping")
         await_taken(worker, deaf)
-    assert "message not sent: the peer takes none peer=1" in worker.log
+    assert "message not sent: the peer takes none\tpeer=1" in worker.log
     deaf.leave()
     mailbox.ping(SWITCH)
 
