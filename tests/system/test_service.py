@@ -182,6 +182,8 @@ def test_famezctl_shows_fabrics_peers_and_doorbells(famezd: Famezd) -> None:
         assert {"src": 1, "dst": 2, "count": 3} in doorbells["pairs"]
         assert {"dst": 2, "vector": 7, "count": 3} in doorbells["vectors"]
         assert famezd.ctl("doorbells", "lab").stdout.split()[:6] == ["SRC", "DST", "DOORBELLS", "1", "2", "3"]
+        note = "Doorbells of fabric plain are direct: those between peers are not counted"
+        assert famezd.ctl("doorbells", "plain").stdout.startswith(note)
 
 
 def test_famezctl_says_what_is_wrong(famezd: Famezd, tmp_path: Path) -> None:
@@ -358,6 +360,14 @@ def test_under_systemd_the_log_is_the_journals(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
+def test_no_fabrics_at_all_are_worth_a_warning(tmp_path: Path) -> None:
+    warning = f"no fabric is served: there is no file such as lab.yaml in {tmp_path / 'fabrics.d'}"
+    with Famezd(tmp_path, {}) as famezd:
+        assert warning in famezd.log.read_text()
+    done = run(famezd.config, famezd.runtime, "--check")
+    assert (done.returncode, done.stderr) == (0, f"warning: {warning}\n")
+
+
 # What others may do
 
 
@@ -492,13 +502,13 @@ def test_output_that_nobody_takes_does_not_keep_famezd_from_serving(tmp_path: Pa
 
 def test_a_command_whose_reader_has_gone_ends_quietly(famezd: Famezd) -> None:
     commands = (
-        ["famezctl", "-s", famezd.runtime / "control.sock", "status"],
-        ["famez-client", "-S", famezd.socket("lab"), "who"],
+        ["famezctl", "-s", str(famezd.runtime / "control.sock"), "status"],
+        ["famez-client", "-S", str(famezd.socket("lab")), "who"],
     )
     for name, *arguments in commands:
         with open(_pipe_without_reader(), "w") as stdout:
             done = subprocess.run(
-                [BIN / str(name), *arguments], stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=PATIENCE
+                [BIN / name, *arguments], stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=PATIENCE
             )
         assert (done.returncode, done.stderr) == (141, b"")
 

@@ -16,7 +16,11 @@ def test_a_timer_that_is_late_kills_nobody_until_it_is_due_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[Worker] = []
-    monkeypatch.setattr(Worker, "_kill", killed.append)
+
+    def kill(worker: Worker) -> None:
+        killed.append(worker)
+
+    monkeypatch.setattr(Worker, "_kill", kill)
 
     async def test() -> None:
         worker = await a_worker(tmp_path)
