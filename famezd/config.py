@@ -49,6 +49,9 @@ __all__ = [
 ROOT_RUNTIME_DIRECTORY = Path("/run/famez")
 CONTROL_SOCKET = "control.sock"
 NOTIFY_SOCKET = "notify"
+LOCK_FILE = "famezd.lock"
+FABRICS = "fabrics.d"
+"""The directory of the fabrics' files, beside famezd.yaml."""
 DEFAULT_MAILBOX_BYTES = 4 << 20
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
@@ -219,7 +222,7 @@ class FabricSettings(_Model):
         if size is not None and size < least:
             enough = f"{kinds.in_units(least)} for {self.peers} peers with personality {self.personality}"
             message = f"must be at least {enough}, not {kinds.in_units(size)}"
-            yield Mistake(("mailbox", "size"), message, limits)
+            yield Mistake(("mailbox", "size"), message, frozenset({"personality", "peers"}))
         yield from self._backing_mistakes()
 
     def _backing_mistakes(self) -> Iterator[Mistake]:
@@ -286,6 +289,11 @@ class Config(MainSettings):
         """Where the workers talk to famezd."""
         return self.runtime_directory / NOTIFY_SOCKET
 
+    @property
+    def lock_file(self) -> Path:
+        """What a running famezd holds a lock on, against a second one."""
+        return self.runtime_directory / LOCK_FILE
+
 
 def main_schema() -> JsonSchemaValue:
     """Return the JSON Schema of famezd.yaml."""
@@ -300,8 +308,8 @@ def fabric_schema() -> JsonSchemaValue:
 def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
     """Read famezd.yaml at `path` and the fabrics in fabrics.d beside it.
 
-    Of fabrics.d, files whose names end in .yaml and do not begin with a dot are read. Raises ConfigError with every
-    mistake found.
+    Of fabrics.d, files whose names end in .yaml and do not begin with a dot are read; .yml is a mistake. Raises
+    ConfigError with every mistake found.
     """
     main = CheckedFile(Document.read(path), MainSettings)
     runtime = main.settings.runtime_directory or _runtime_directory(environ)
@@ -309,7 +317,10 @@ def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
         remedy = "must be set here, or RUNTIME_DIRECTORY or XDG_RUNTIME_DIR in the environment"
         main.report_mistake(Mistake(("runtime_directory",), remedy))
         runtime = ROOT_RUNTIME_DIRECTORY  # stands in, so that the rest can be checked
-    files, problems = _fabric_files(path.parent / "fabrics.d")
+    fabrics_d = path.parent / FABRICS
+    # Where neither is there, the wrong place was named: to create a directory in it would be no remedy.
+    is_place = os.path.lexists(path) or os.path.lexists(fabrics_d)
+    files, problems = _fabric_files(fabrics_d) if is_place else ({}, [])
     fabrics = {name: file.settings.resolve(name, runtime) for name, file in files.items() if not _wrong_name(name)}
     config = Config(**dict(main.settings) | {"runtime_directory": runtime, "fabrics": fabrics})
     _check_between(main, files, config)
@@ -336,11 +347,14 @@ _FabricFiles: TypeAlias = dict[str, CheckedFile[FabricSettings]]
 def _fabric_files(directory: Path) -> tuple[_FabricFiles, list[Problem]]:
     """Read the files of `directory`; the problems are its own, and names that no fabric can have."""
     try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix == ".yaml" and path.name[0] != ".")
+        found = sorted(path for path in directory.iterdir() if path.name[0] != ".")
     except OSError as error:
         remedy = ": create it, with a file such as lab.yaml for each fabric" if error.errno == errno.ENOENT else ""
         return {}, [Problem(directory, 1, 1, "", f"cannot be read: {error.strerror}{remedy}")]
+    paths = [path for path in found if path.suffix == ".yaml"]
     problems = [Problem(path, 1, 1, "", why) for path in paths if (why := _wrong_name(path.stem))]
+    other = [path for path in found if path.suffix.lower() in (".yml", ".yaml") and path not in paths]
+    problems += [Problem(path, 1, 1, "", f"is not read: rename it to {path.stem}.yaml") for path in other]
     return {path.stem: CheckedFile(Document.read(path), FabricSettings) for path in paths}, problems
 
 
@@ -365,6 +379,7 @@ def _check_between(main: CheckedFile[MainSettings], files: _FabricFiles, config:
     taken = {
         os.path.normpath(config.control_socket): "is where famezctl talks to famezd",
         os.path.normpath(config.notify_socket): "is where workers talk to famezd",
+        os.path.normpath(config.lock_file): "is the lock of a running famezd",
     }
     for name, fabric in config.fabrics.items():
         if why := _too_long(fabric.socket.path):

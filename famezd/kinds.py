@@ -115,6 +115,8 @@ def _size(value: object) -> int:
         size = int(value)
     elif isinstance(value, str) and (match := re.fullmatch(r"([1-9][0-9]{0,12})([KMGT])", value.upper())):
         size = int(match[1]) * _UNITS[match[2]]
+    elif isinstance(value, str) and (match := re.fullmatch(r"([1-9][0-9]{0,12}) ?([KMGT])(?:I?B)?", value.upper())):
+        raise NotAllowedError(f"write {match[1]}{match[2]}")
     if not PAGE <= size <= MAX_MAILBOX_BYTES:
         raise NotAllowedError
     if size & (size - 1):

@@ -7,6 +7,7 @@ sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), sd_pid_notify_with_fds(3
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -148,6 +149,7 @@ class NotifySocket:
         return Notification(pid, {key: value for key, _, value in pairs}, list(fds))
 
     def close(self) -> None:
-        """Closes the socket and removes its file."""
+        """Closes the socket and removes its file, if nobody else has."""
         self._socket.close()
-        os.unlink(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)

@@ -194,6 +194,8 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             why = ", ".join(filter(None, (error.context, error.problem)))
+            if "'\\t'" in why:
+                why += "; indent with spaces"
             self._break(_place(mark) if mark else _START, f"not valid YAML: {why}")
         except (ValueError, OverflowError):  # PyYAML hands an escape such as "\UFFFFFFFF" to chr()
             place = _place(composer.get_mark()) if composer else _START

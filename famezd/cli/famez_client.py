@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -48,16 +49,26 @@ def _parser() -> argparse.ArgumentParser:
     who.set_defaults(run=_who)
     ping = commands.add_parser("ping", help="send `ping` to DEST and wait for its `pong`")
     ping.add_argument("destination", metavar="DEST")
-    ping.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="how long to wait (%(default)s)")
+    ping.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long to wait (%(default)s)")
     ping.set_defaults(run=_ping)
     send = commands.add_parser("send", help="send TEXT to DEST, and wait until it is taken")
     send.add_argument("destination", metavar="DEST")
     send.add_argument("text", nargs="+", metavar="TEXT")
-    send.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="how long to wait (%(default)s)")
+    send.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long to wait (%(default)s)")
     send.set_defaults(run=_send)
     listen = commands.add_parser("listen", help="print the messages that come, and answer pings, until Ctrl-C")
     listen.set_defaults(run=_listen)
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
+    return seconds
 
 
 def _who(peer: Peer, mailbox: Mailbox, _: argparse.Namespace) -> None:

@@ -21,6 +21,10 @@ exit status: 0 done, and all fabrics serve; 1 not done, standard error says why;
 3 done, but a fabric does not serve (status)
 """
 FABRIC_DOWN = 3
+_DIRECT = """\
+Doorbells of fabric {} are direct: those between peers are not counted, only those to and from a switch.
+
+"""
 _TIMEOUT = 10.0
 
 
@@ -133,7 +137,8 @@ def _show_doorbells(answer: dict[str, Any]) -> str:
     rows = [[str(p["src"]), str(p["dst"]), str(p["count"])] for p in answer["pairs"] if p["count"]]
     vectors = [[str(v["dst"]), str(v["vector"]), str(v["count"])] for v in answer["vectors"] if v["count"]]
     pairs = table([("SRC", "DST", "DOORBELLS"), *rows])
-    return pairs + "\n\n" + table([("DST", "VECTOR", "DOORBELLS"), *vectors])
+    note = _DIRECT.format(answer["fabric"]) if answer["doorbells"] == "direct" else ""
+    return note + pairs + "\n\n" + table([("DST", "VECTOR", "DOORBELLS"), *vectors])
 
 
 def table(rows: list[Any]) -> str:

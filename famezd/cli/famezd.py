@@ -10,9 +10,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import structlog
+
 from famezd import __version__
 from famezd.attach import qemu_arguments
-from famezd.config import Config, ConfigError, load
+from famezd.cli.entry import discard_output
+from famezd.config import FABRICS, Config, ConfigError, load
 from famezd.errors import FamezError
 from famezd.supervisor.logs import configure
 from famezd.supervisor.service import Service
@@ -37,10 +40,15 @@ def main() -> int:
     except ConfigError as e:
         print(e, file=sys.stderr)
         return CONFIG_WRONG
+    nothing = f"no fabric is served: there is no file such as lab.yaml in {arguments.config.parent / FABRICS}"
     if arguments.check:
         print(f"{arguments.config}: {len(config.fabrics)} fabrics, no mistakes")
+        if not config.fabrics:
+            print(f"warning: {nothing}", file=sys.stderr)
         return os.EX_OK
     configure(config.log.level, config.log.format)
+    if not config.fabrics:
+        structlog.get_logger().warning(nothing)
     # systemd has its own ways to learn of it; this is for people.
     foreground = "NOTIFY_SOCKET" not in os.environ
     service = Service(config, lambda url: _announce(config, url) if foreground else None)
@@ -68,7 +76,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _announce(config: Config, url: str) -> None:
-    """Tells a person what is there and what to do next."""
+    """Tells a person what is there and what to do next; that nobody can read it is no reason not to serve."""
+    try:
+        _print_fabrics(config, url)
+    except OSError:
+        discard_output()
+
+
+def _print_fabrics(config: Config, url: str) -> None:
     for fabric in config.fabrics.values():
         arguments = qemu_arguments(fabric)
         print(f"\nfabric {fabric.name}: {fabric.personality}, {fabric.peers} peers, {fabric.vectors} vectors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -61,6 +62,22 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
     finally:
         os.umask(umask)
     return listener
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Tells the file at `path` from any that may come to be there; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def unlink(path: str, of: tuple[int, int] | None) -> None:
+    """Removes what is at `path` if it still has the identity `of`; call it before the file of that is closed."""
+    if of is not None and identity(path) == of:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _make_way(path: str) -> None:

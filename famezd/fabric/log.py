@@ -1,8 +1,9 @@
 """A worker's log: one line an event on standard error, with systemd's priority prefix where it is no terminal.
 
-    <6>peer joined peer=3 pid=4242 uid=64055
+    <6>peer joined<TAB>peer=3 pid=4242 uid=64055
 
-The supervisor reads these lines back into fields; under systemd alone the journal takes them as they are.
+A tab, which neither the event nor a field contains, is where the fields begin: an event may well look like one, such as
+a remedy with a setting. The supervisor reads these lines back; under systemd alone the journal takes them as they are.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ class Log:
         self._lost = 0
 
     def say(self, priority: int, event: str, **fields: object) -> None:
-        """Logs one line. A pipe that is full loses it; the next line that fits says how many were lost.
-
-        `event` is text that does not end in a field's form, `key=value`.
-        """
+        """Logs one line. A pipe that is full loses it; the next line that fits says how many were lost."""
         if self._lost:
             fields["lines_lost"] = self._lost
-        text = " ".join((event.replace("\n", " "), *(f"{key}={_quoted(str(value))}" for key, value in fields.items())))
+        text = event.replace("\n", " ").replace("\t", " ")
+        if fields:
+            told = " ".join(f"{key}={_quoted(str(value))}" for key, value in fields.items())
+            text += (" " if self._bare else "\t") + told
         line = text if self._bare else f"<{priority}>{text}"
         try:
             os.write(_STDERR, line.encode(errors="backslashreplace") + b"\n")

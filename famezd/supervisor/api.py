@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.view import FabricView, program
 
 Look = Callable[[], Sequence[FabricView]]
 
@@ -49,14 +49,18 @@ class _Handlers:
 
     async def peers(self, request: web.Request) -> web.Response:
         view = self._view(request)
-        peers = [{"id": p.id, "pid": p.pid, "uid": p.uid, "program": p.program, "joined": p.joined} for p in view.peers]
+        peers = [
+            {"id": p.id, "pid": p.pid, "uid": p.uid, "program": program(p.pid), "joined": p.joined} for p in view.peers
+        ]
         return _json({"fabric": view.fabric.name, "peers": peers})
 
     async def doorbells(self, request: web.Request) -> web.Response:
         view = self._view(request)
         pairs = [{"src": src, "dst": dst, "count": n} for (src, dst), n in sorted(view.pairs.items())]
         vectors = [{"dst": dst, "vector": v, "count": n} for (dst, v), n in sorted(view.vectors.items())]
-        return _json({"fabric": view.fabric.name, "pairs": pairs, "vectors": vectors})
+        # Direct ones are not counted, but for those to and from the switch: who asks should know.
+        how = view.fabric.doorbells
+        return _json({"fabric": view.fabric.name, "doorbells": how, "pairs": pairs, "vectors": vectors})
 
     def _view(self, request: web.Request) -> FabricView:
         name, views = request.match_info["fabric"], self._look()

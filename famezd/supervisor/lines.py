@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-# A field, or another word:
-_WORD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s="\\]+)(?!\S)|\S+')
+_FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s="\\]+)(?!\S)')
 _LEVELS = {"3": "error", "4": "warning", "6": "info", "7": "debug"}
 _LONGEST = 65536
 """Bytes of a line that are kept: who writes no line ends must not fill our memory."""
@@ -24,22 +23,12 @@ class Entry(NamedTuple):
 
 
 def parse(line: str) -> Entry:
-    """Reads a line as `famezd.fabric.log` writes it; any other, such as one of a traceback, is an error's event.
-
-    Fields end the line: what looks like one in the midst of the text, such as a remedy with a setting, is text.
-    """
+    """Reads a line as `famezd.fabric.log` writes it, the fields after a tab; any other line is an error's event."""
     if not re.match(r"<\d>", line):
         return Entry("error", line, {})
-    text = line[3:]
-    end = len(text)
-    fields: dict[str, str] = {}
-    for word in _WORD.finditer(text):
-        if word[1] is None:
-            end, fields = len(text), {}
-        else:
-            end = end if fields else word.start()
-            fields[word[1]] = _unquoted(word[2])
-    return Entry(_LEVELS.get(line[1], "info"), text[:end].rstrip(), fields)
+    event, _, told = line[3:].partition("\t")
+    fields = {field[1]: _unquoted(field[2]) for field in _FIELD.finditer(told)}
+    return Entry(_LEVELS.get(line[1], "info"), event, fields)
 
 
 def _unquoted(value: str) -> str:

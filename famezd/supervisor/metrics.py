@@ -39,7 +39,9 @@ class FabricCollector(Collector):
         yield _gauge("famez_fabric_peers", "Peers on the fabric.", views, lambda v: len(v.peers))
         yield _gauge("famez_fabric_peers_limit", "Peers that the fabric takes.", views, lambda v: v.fabric.peers)
         restarts = CounterMetricFamily(
-            "famez_worker_restarts", "Times that a dead worker was replaced.", labels=["fabric"]
+            "famez_worker_restarts",
+            "Times that the fabric's worker died, or hung and was killed, and was started again; since famezd started.",
+            labels=["fabric"],
         )
         for view in views:
             restarts.add_metric([view.fabric.name], view.restarts)

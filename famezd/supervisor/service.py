@@ -18,7 +18,7 @@ from aiohttp import web
 
 from famezd.config import Config
 from famezd.errors import FamezError
-from famezd.fabric.listener import credentials, listen
+from famezd.fabric.listener import credentials, identity, listen, unlink
 from famezd.notify import Manager, NotifySocket, inherited
 from famezd.supervisor.api import application
 from famezd.supervisor.metrics import registry
@@ -27,6 +27,8 @@ from famezd.supervisor.worker import State, Worker
 
 HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""
+HTTP_ENDS_WITHIN = 0.5
+"""Seconds that requests under way have to end when famezd stops: a client that says nothing must not hold it up."""
 
 
 class ServiceError(FamezError):
@@ -49,6 +51,8 @@ class Service:
         self._ready = False
         self._told = ""
         self._url = ""
+        self._control: tuple[int, int] | None = None
+        """The identity of control.sock, once it is ours."""
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; raises FamezError if it cannot. Either way nothing is left behind."""
@@ -60,7 +64,7 @@ class Service:
         given = inherited()
         with _runtime_directory(self._config), self._notifications() as notify_socket:
             self._workers = {
-                name: Worker(fabric, notify_socket.path, partial(self._hear, notify_socket))
+                name: Worker(fabric, notify_socket.path, partial(self._hear, notify_socket), self._tell_status)
                 for name, fabric in self._config.fabrics.items()
             }
             async with self._http(given):
@@ -83,7 +87,8 @@ class Service:
                 raise ServiceError("\n".join(f"fabric {w.fabric.name}: {w.failure}" for w in failed))
             if not self._stop.is_set():
                 self._ready = True
-                self._manager.tell("READY=1", f"STATUS={self._summary()}")
+                self._told = self._summary()
+                self._manager.tell("READY=1", f"STATUS={self._told}")
                 self._log.info("famezd is ready", fabrics=len(self._workers), http=self._url)
                 self._on_ready(self._url)
                 await stop
@@ -108,10 +113,16 @@ class Service:
 
     @contextmanager
     def _notifications(self) -> Iterator[NotifySocket]:
-        path = self._config.runtime_directory / "notify"
-        # Whoever left it is gone: the runtime directory is ours alone.
-        path.unlink(missing_ok=True)
-        listening = NotifySocket(str(path))
+        path = self._config.notify_socket
+        try:
+            # Whoever left it is gone: the runtime directory is ours alone.
+            path.unlink(missing_ok=True)
+            listening = NotifySocket(str(path))
+        except OSError as e:
+            raise ServiceError(
+                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; move away what is there, "
+                f"or set another runtime_directory"
+            ) from e
         loop = asyncio.get_running_loop()
         loop.add_reader(listening, self._hear, listening)
         try:
@@ -132,10 +143,12 @@ class Service:
                     os.close(descriptor)
                 continue
             worker.hear(notification)
-            if self._ready and "STATUS" in notification.assignments:
+            if "STATUS" in notification.assignments:
                 self._tell_status()
 
     def _tell_status(self) -> None:
+        if not self._ready or self._stop.is_set():
+            return
         summary = self._summary()
         if summary != self._told:
             self._told = summary
@@ -156,17 +169,17 @@ class Service:
 
     @asynccontextmanager
     async def _http(self, given: dict[str, list[int]]) -> AsyncIterator[None]:
-        runner = web.AppRunner(application(self.look, registry(self.look)), access_log=None)
+        runner = web.AppRunner(
+            application(self.look, registry(self.look)), access_log=None, shutdown_timeout=HTTP_ENDS_WITHIN
+        )
         await runner.setup()
-        control = self._config.control_socket
         try:
             for listener in self._http_sockets(given):
                 await web.SockSite(runner, listener).start()
             yield
         finally:
+            unlink(str(self._config.control_socket), self._control)
             await runner.cleanup()
-            if CONTROL not in given:
-                control.unlink(missing_ok=True)
 
     def _http_sockets(self, given: dict[str, list[int]]) -> Iterator[socket.socket]:
         address = self._config.http.address
@@ -181,13 +194,15 @@ class Service:
         if CONTROL in given:
             yield from (socket.socket(fileno=fd) for fd in given[CONTROL])
         else:
-            own = self._config.control
-            yield listen(
-                str(self._config.control_socket),
+            own, path = self._config.control, str(self._config.control_socket)
+            control = listen(
+                path,
                 uid=-1 if own.uid is None else own.uid,
                 gid=-1 if own.gid is None else own.gid,
                 mode=own.mode,
             )
+            self._control = identity(path)
+            yield control
 
 
 @contextmanager
@@ -196,27 +211,42 @@ def _runtime_directory(config: Config) -> Iterator[None]:
     path = config.runtime_directory
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = _lock(config)
     except OSError as e:
+        where = f" ({e.filename})" if e.filename not in (None, str(path)) else ""
         raise ServiceError(
-            f"cannot use the runtime directory {path}: {e.strerror}; set runtime_directory to one that "
+            f"cannot use the runtime directory {path}: {e.strerror}{where}; set runtime_directory to one that "
             f"user id {os.geteuid()} can write to"
         ) from e
     try:
-        _lock(directory, config)
         yield
     finally:
-        os.close(directory)
+        unlink(str(config.lock_file), _identity(lock))
+        os.close(lock)
 
 
-def _lock(directory: int, config: Config) -> None:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        raise ServiceError(
-            f"another famezd uses the runtime directory {config.runtime_directory}{_owner(config.control_socket)}; "
-            f"stop it, or set another runtime_directory"
-        ) from e
+def _lock(config: Config) -> int:
+    """Opens and locks the lock file, which only we may open: anybody who can open a file can lock it."""
+    path = str(config.lock_file)
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            os.close(lock)
+            raise ServiceError(
+                f"another famezd uses the runtime directory {config.runtime_directory}{_owner(config.control_socket)}; "
+                f"stop it, or set another runtime_directory"
+            ) from e
+        if _identity(lock) == identity(path):
+            return lock
+        # Its last owner has removed it meanwhile.
+        os.close(lock)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def _owner(control: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from famezd.config import Fabric, personality_class
@@ -21,8 +22,6 @@ class PeerView:
     id: int
     pid: int
     uid: int
-    program: str
-    """The name of its process, "" where that cannot be read."""
     joined: float
     """Seconds of the real-time clock."""
 
@@ -63,7 +62,7 @@ def look(worker: Worker) -> FabricView:
         return seen
     ids = _ids(worker.fabric, page)
     occupants = page.occupants() if seen.up else []
-    peers = tuple(PeerView(o.peer, o.pid, o.uid, _program(o.pid), o.joined / 1e9) for o in occupants)
+    peers = tuple(PeerView(o.peer, o.pid, o.uid, o.joined / 1e9) for o in occupants)
     there = {o.place for o in occupants}
     if seen.up and page.shape.places > worker.fabric.peers:
         there.add(worker.fabric.peers)
@@ -71,9 +70,15 @@ def look(worker: Worker) -> FabricView:
     return FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, peers, page.totals(), pairs, vectors)
 
 
+@cache
+def _first_id(personality: str) -> int:
+    # To look through what is installed takes a millisecond: too long for each fabric at each scrape.
+    return personality_class(personality).first_id
+
+
 def _ids(fabric: Fabric, page: Page) -> list[int | None]:
     """The peer id of each place: with fresh ports that of its present or last occupant."""
-    first = personality_class(fabric.personality).first_id
+    first = _first_id(fabric.personality)
     if fabric.ports == "sticky":
         return [first + place for place in range(page.shape.places)]
     ids = [page.last_id(place) for place in range(fabric.peers)]
@@ -110,7 +115,8 @@ def _doorbells(
     return dict(pairs), dict(vectors)
 
 
-def _program(pid: int) -> str:
+def program(pid: int) -> str:
+    """The name of a process, "" where that cannot be read."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

@@ -8,7 +8,6 @@ import enum
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from famezd.config import Fabric
+from famezd.fabric.listener import identity, unlink
 from famezd.fabric.worker import MAILBOX, SOCKET, START_FAILED, STATS, SUPERVISOR
 from famezd.notify import Notification
 from famezd.stats import Page
@@ -25,6 +25,8 @@ from famezd.supervisor.spawn import spawn
 
 WATCHDOG = 10.0
 """Seconds without a sign of life after which a worker is killed."""
+TARDY = 1.0
+"""Seconds that a timer is late at most while this process runs as it should."""
 START_WITHIN = 30.0
 """Seconds that a worker has to become ready."""
 STOP_WITHIN = 5.0
@@ -36,6 +38,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 
 One that served for a while is replaced at once: its peers are waiting.
 """
+
+_TAKEN = {"event", "level", "self", "fabric", "exc_info", "stack_info", "stack", "exception", "timestamp"}
+"""Names of fields that are structlog's or our own."""
 
 
 class State(enum.Enum):
@@ -54,8 +59,14 @@ class State(enum.Enum):
 class Worker:
     """A fabric and the process that serves it."""
 
-    def __init__(self, fabric: Fabric, notify_socket: str, drain: Callable[[], None]) -> None:
-        """`drain` hears what workers have told so far."""
+    def __init__(
+        self,
+        fabric: Fabric,
+        notify_socket: str,
+        drain: Callable[[], None],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`drain` hears what workers have told so far; `changed` is called at each change of `state`."""
         self.fabric = fabric
         self.settings = worker_settings(fabric)
         self.state = State.STOPPED
@@ -71,6 +82,7 @@ class Worker:
         """Set when the worker serves, failed or stopped; cleared while it starts or stops."""
         self._notify_socket = notify_socket
         self._drain = drain
+        self._changed = changed
         self._log = structlog.get_logger().bind(fabric=fabric.name)
         self._kept: dict[str, list[int]] = {}
         self._loop = asyncio.get_running_loop()
@@ -80,6 +92,7 @@ class Worker:
         self._pidfd = -1
         self._lifeline: socket.socket | None = None
         self._lines = LinePipe(self._repeat)
+        self._bound: tuple[int, int] | None = None
         self._last_line = ""
 
     def start(self) -> None:
@@ -113,9 +126,8 @@ class Worker:
 
     def remove(self) -> None:
         """Removes what the fabric has in the file system, if it is still its own, and forgets its descriptors."""
-        with contextlib.suppress(FileNotFoundError):
-            if SOCKET in self._kept and stat.S_ISSOCK(os.lstat(self.settings.socket).st_mode):
-                os.unlink(self.settings.socket)
+        if SOCKET in self._kept:
+            unlink(self.settings.socket, self._bound)
         if self.settings.backing != "memfd":
             with contextlib.suppress(FileNotFoundError):
                 if any(
@@ -150,6 +162,9 @@ class Worker:
         for old in self._kept.pop(name, ()):
             os.close(old)
         self._kept[name] = descriptors
+        if name == SOCKET:
+            # A worker stores its socket as soon as it is bound; its successors have it from there.
+            self._bound = identity(self.settings.socket)
         if name == STATS:
             if self.page is not None:
                 self.page.close()
@@ -189,12 +204,20 @@ class Worker:
 
     def _expect_within(self, seconds: float) -> None:
         self._cancel_timer()
-        self._timer = self._loop.call_later(seconds, self._kill)
+        due = self._loop.time() + seconds
+        self._timer = self._loop.call_at(due, self._overdue, due, seconds)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _overdue(self, due: float, seconds: float) -> None:
+        if self._loop.time() - due > TARDY:
+            # It is we who stood still, as in a machine that was suspended: what it told meanwhile is still unread.
+            self._expect_within(seconds)
+        else:
+            self._kill()
 
     def _kill(self) -> None:
         self._log.error("worker gives no sign of life, it is killed", state=self.state.value, pid=self.pid)
@@ -203,9 +226,12 @@ class Worker:
     def _to(self, state: State) -> None:
         self._log.debug("worker", state=state.value, before=self.state.value)
         self.state = state
+        self._changed()
 
     def _repeat(self, line: str) -> None:
         """Logs a line of the worker's as our own."""
         entry = parse(line)
         self._last_line = entry.event
-        getattr(self._log, entry.level)(entry.event, **entry.fields)
+        # A worker's own field of such a name would be an error, or hide what it is the name of.
+        fields = {f"{key}_" if key in _TAKEN else key: value for key, value in entry.fields.items()}
+        getattr(self._log, entry.level)(entry.event, **fields)

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from famezd.cli import famez_client
 from famezd.client import Mailbox
 from tests.fabric.conftest import Start
 from tests.fabric.workers import DEADLINE, GENZ, Worker
@@ -128,3 +129,11 @@ def test_full_fabric(worker: Worker) -> None:
     assert done.returncode == 1
     assert "the server refuses" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_timeout_is_some_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        famez_client._parser().parse_args(["-S", "socket", "ping", "1", f"--timeout={seconds}"])
+    assert caught.value.code == 2
+    assert f"--timeout: must be a number of seconds above 0, not '{seconds}'" in capsys.readouterr().err

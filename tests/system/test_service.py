@@ -8,7 +8,10 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -179,6 +182,8 @@ def test_famezctl_shows_fabrics_peers_and_doorbells(famezd: Famezd) -> None:
         assert {"src": 1, "dst": 2, "count": 3} in doorbells["pairs"]
         assert {"dst": 2, "vector": 7, "count": 3} in doorbells["vectors"]
         assert famezd.ctl("doorbells", "lab").stdout.split()[:6] == ["SRC", "DST", "DOORBELLS", "1", "2", "3"]
+        note = "Doorbells of fabric plain are direct: those between peers are not counted"
+        assert famezd.ctl("doorbells", "plain").stdout.startswith(note)
 
 
 def test_famezctl_says_what_is_wrong(famezd: Famezd, tmp_path: Path) -> None:
@@ -359,11 +364,176 @@ def test_under_systemd_the_log_is_the_journals(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_the_runtime_directory_is_locked_by_no_file_of_its_own(famezd: Famezd) -> None:
-    directory = os.open(famezd.runtime, os.O_RDONLY)
+def test_no_fabrics_at_all_are_worth_a_warning(tmp_path: Path) -> None:
+    warning = f"no fabric is served: there is no file such as lab.yaml in {tmp_path / 'fabrics.d'}"
+    with Famezd(tmp_path, {}) as famezd:
+        assert warning in famezd.log.read_text()
+    done = run(famezd.config, famezd.runtime, "--check")
+    assert (done.returncode, done.stderr) == (0, f"warning: {warning}\n")
+
+
+# What others may do
+
+
+def test_the_lock_is_a_file_that_nobody_else_can_open(famezd: Famezd) -> None:
+    lock = famezd.runtime / "famezd.lock"
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    with lock.open("rb") as opened, pytest.raises(BlockingIOError):
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert yaml.safe_load(famezd.config.read_text()) == {"http": {"listen": "127.0.0.1:0"}}
+
+
+def test_a_lock_on_the_runtime_directory_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    directory = os.open(tmp_path / "run", os.O_RDONLY)
     try:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with Famezd(tmp_path, {"lab": LAB}) as famezd, famezd.join("lab"):
+            pass
     finally:
         os.close(directory)
-    assert yaml.safe_load(famezd.config.read_text()) == {"http": {"listen": "127.0.0.1:0"}}
+
+
+def test_a_lock_that_was_left_behind_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "famezd.lock").touch(mode=0o600)
+    with Famezd(tmp_path, {"lab": LAB}), pytest.raises(BlockingIOError), (tmp_path / "run" / "famezd.lock").open() as f:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("what", ["notify", "famezd.lock", "control.sock"])
+def test_a_directory_in_the_way_is_an_error_that_names_it(tmp_path: Path, what: str) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    (famezd.runtime / what).mkdir(parents=True)
+    done = run(famezd.config, famezd.runtime)
+    assert done.returncode == 1
+    assert str(famezd.runtime / what) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in famezd.runtime.iterdir()] == [what]
+
+
+def test_a_runtime_directory_that_cannot_be_written_to_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    # No user, not even root, makes files here.
+    done = run(famezd.config, Path("/proc/self"))
+    assert done.returncode == 1
+    assert "cannot use the runtime directory /proc/self: " in done.stderr
+    assert "set runtime_directory to one that" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_control_socket_that_is_not_ours_stays(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    famezd.runtime.mkdir()
+    control = famezd.runtime / "control.sock"
+    control.write_text("mine")
+    done = run(famezd.config, famezd.runtime)
+    assert done.returncode == 1
+    assert f"cannot listen on {control}: there is a file that is no socket; move it away" in done.stderr
+    assert control.read_text() == "mine"
+    control.unlink()
+    with closing(socket.socket(socket.AF_UNIX)) as other:
+        other.bind(str(control))
+        other.listen()
+        done = run(famezd.config, famezd.runtime)
+        assert f"cannot listen on {control}: process {os.getpid()} listens there already" in done.stderr
+        assert control.is_socket()
+
+
+def test_sockets_that_others_put_in_the_place_of_ours_stay(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    famezd.start()
+    paths = [famezd.runtime / name for name in ("lab.sock", "control.sock")]
+    with closing(socket.socket(socket.AF_UNIX)) as one, closing(socket.socket(socket.AF_UNIX)) as other:
+        for path, their in zip(paths, (one, other), strict=True):
+            path.unlink()
+            their.bind(str(path))
+        assert famezd.stop() == 0
+        assert sorted(famezd.runtime.iterdir()) == sorted(paths)
+
+
+def test_a_socket_that_was_removed_is_no_error_at_the_end(tmp_path: Path) -> None:
+    with Famezd(tmp_path, {"lab": LAB}) as famezd:
+        for path in famezd.runtime.iterdir():
+            path.unlink()
+    assert "Traceback" not in famezd.log.read_text()
+
+
+def test_connections_that_say_nothing_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    famezd.start()
+    host, port = famezd.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as half:
+        half.sendall(b"GET /metrics HTT")
+        with urllib.request.urlopen(f"{famezd.url}/healthz", timeout=PATIENCE):
+            pass  # what connected before is known by now
+        began = time.monotonic()
+        assert famezd.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_the_status_tells_of_a_worker_that_died(tmp_path: Path, notifications: NotifySocket) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(famezd.runtime), "NOTIFY_SOCKET": notifications.path}
+    told = []
+    with subprocess.Popen([BIN / "famezd", "-c", famezd.config], env=environ, text=True) as p:
+        for notification in read_all(notifications, p):
+            told += [notification.assignments["STATUS"]] if "STATUS" in notification.assignments else []
+            if "READY" in notification.assignments:
+                os.kill(json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]["pid"], signal.SIGKILL)
+            elif told[-1] == "1 of 1 fabrics serve 0 peers":
+                p.send_signal(signal.SIGTERM)
+        assert p.wait() == 0
+    served, down = "1 of 1 fabrics serve 0 peers", "0 of 1 fabrics serve 0 peers"
+    assert told == [served, down, served, "stopping"]
+
+
+def test_output_that_nobody_takes_does_not_keep_famezd_from_serving(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(famezd.runtime)}
+    for output in (os.open("/dev/full", os.O_WRONLY), _pipe_without_reader()):
+        with (
+            open(output, "w") as stdout,
+            subprocess.Popen(
+                [BIN / "famezd", "-c", famezd.config], env=environ, stdout=stdout, stderr=subprocess.PIPE, text=True
+            ) as process,
+        ):
+            eventually(lambda: famezd.ctl("status").returncode == 0, "it serves")
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, "Traceback" in errors, "Exception" in errors) == (0, False, False)
+
+
+def test_a_command_whose_reader_has_gone_ends_quietly(famezd: Famezd) -> None:
+    commands = (
+        ["famezctl", "-s", str(famezd.runtime / "control.sock"), "status"],
+        ["famez-client", "-S", str(famezd.socket("lab")), "who"],
+    )
+    for name, *arguments in commands:
+        with open(_pipe_without_reader(), "w") as stdout:
+            done = subprocess.run(
+                [BIN / name, *arguments], stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=PATIENCE
+            )
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("where", ["import", "main"])
+def test_an_interrupt_before_famezd_serves_ends_it_quietly(tmp_path: Path, where: str) -> None:
+    interrupt = "os.kill(os.getpid(), signal.SIGINT)"
+    text = f"{interrupt}\ndef main(): pass" if where == "import" else f"def main():\n    {interrupt}"
+    (tmp_path / "interrupted.py").write_text(f"import os, signal\n{text}\n")
+    program = "import sys; from famezd.cli.entry import run; sys.exit(run('interrupted'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def _pipe_without_reader() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing

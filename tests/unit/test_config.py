@@ -102,7 +102,7 @@ class TestDefaults:
 
     def test_fabrics_come_sorted_and_only_from_yaml_files(self, write: Write) -> None:
         path = write(b="", a="", c="")
-        for name in ("d.yml", "e.yaml.off", ".f.yaml", "README"):
+        for name in ("d.yaml~", "e.yaml.off", ".f.yaml", "README"):
             (path.parent / "fabrics.d" / name).write_text("nonsense")
         assert list(load(path, environ=ENVIRON).fabrics) == ["a", "b", "c"]
 
@@ -263,7 +263,8 @@ FABRIC_MISTAKES = [
     ("mailbox: {size: 3000}", "1:17: mailbox.size: {size}, not 3000"),
     ("mailbox: {size: 5000}", "1:17: mailbox.size: {size}, not 5000: the nearest are 4K and 8K"),
     ("mailbox: {size: 3M}", "1:17: mailbox.size: {size}, not '3M': the nearest are 2M and 4M"),
-    ("mailbox: {size: 4MB}", "1:17: mailbox.size: {size}, not '4MB'"),
+    ("mailbox: {size: 4MB}", "1:17: mailbox.size: {size}, not '4MB': write 4M"),
+    ("mailbox: {size: 64 kib}", "1:17: mailbox.size: {size}, not '64 kib': write 64K"),
     ("mailbox: {size: '4096'}", "1:17: mailbox.size: {size}, not '4096'"),
     ("mailbox: {size: 2T}", "1:17: mailbox.size: {size}, not '2T'"),
     ("mailbox: {size: -4096}", "1:17: mailbox.size: {size}, not -4096"),
@@ -324,7 +325,8 @@ FABRIC_MISTAKES = [
     # YAML
     (
         "peers: 3\n\tx",
-        "2:1: not valid YAML: while scanning for the next token, found character '\\t' that cannot start any token",
+        "2:1: not valid YAML: while scanning for the next token,"
+        " found character '\\t' that cannot start any token; indent with spaces",
     ),
     ("peers: {", "1:9: not valid YAML: while parsing a flow node, expected the node content, but found '<stream end>'"),
     (
@@ -411,6 +413,24 @@ class TestFiles:
             "fabrics.d/a.yaml:1:1: x: unknown key, known are personality, peers, vectors,"
             " doorbells, ports, socket, mailbox",
             "famezd.yaml:1:1: cannot be read: No such file or directory",
+        ]
+
+    def test_too_few_vectors_do_not_hide_a_small_mailbox(self, write: Write) -> None:
+        assert problems(write(a="personality: genz\nvectors: 3\nmailbox: {size: 4K}")) == [
+            "fabrics.d/a.yaml:2:10: vectors: personality genz with 14 peers needs at least 16 (peers + 2), not 3",
+            "fabrics.d/a.yaml:3:17: mailbox.size: must be at least 8K for 14 peers with personality genz, not 4K",
+        ]
+
+    def test_missing_altogether(self, tmp_path: Path) -> None:
+        assert problems(tmp_path / "famezd.yaml") == ["famezd.yaml:1:1: cannot be read: No such file or directory"]
+
+    def test_other_suffix(self, write: Write) -> None:
+        path = write(a="")
+        for name in ("lab.yml", "other.YAML"):
+            (path.parent / "fabrics.d" / name).touch()
+        assert problems(path) == [
+            "fabrics.d/lab.yml:1:1: is not read: rename it to lab.yaml",
+            "fabrics.d/other.YAML:1:1: is not read: rename it to other.yaml",
         ]
 
     def test_missing_directory(self, write: Write) -> None:

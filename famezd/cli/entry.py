@@ -1,0 +1,60 @@
+"""The commands as they are installed.
+
+This imports next to nothing, so that Ctrl-C while a command still imports what it needs, and a reader of its output
+that has gone, end it quietly: with the statuses that a shell gives to a program that such a signal has ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+INTERRUPTED = 128 + signal.SIGINT
+NOBODY_READS = 128 + signal.SIGPIPE
+
+
+def famezd() -> int:
+    """The service."""
+    return run("famezd.cli.famezd")
+
+
+def famezctl() -> int:
+    """Asks a running famezd."""
+    return run("famezd.cli.famezctl")
+
+
+def famez_client() -> int:
+    """A peer at the shell."""
+    return run("famezd.cli.famez_client")
+
+
+def run(module: str) -> int:
+    """Imports a command's module, runs its `main` and returns the exit status."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as after nohup
+    if ours:
+        # An exception in the midst of an import may be taken for the import's own failure, or be lost.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    main = importlib.import_module(module).main
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        try:
+            status: int = main()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        discard_output()
+        return NOBODY_READS
+    return status
+
+
+def discard_output() -> None:
+    """Sends what is printed, and what is buffered still, nowhere: Python would complain at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,52 @@
+"""What the supervisor's side of a worker decides by itself."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from famezd.fabric.listener import identity, unlink
+from famezd.supervisor.worker import Worker
+from tests.unit.test_worker_log import a_worker
+
+
+def test_a_timer_that_is_late_kills_nobody_until_it_is_due_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[Worker] = []
+
+    def kill(worker: Worker) -> None:
+        killed.append(worker)
+
+    monkeypatch.setattr(Worker, "_kill", kill)
+
+    async def test() -> None:
+        worker = await a_worker(tmp_path)
+        now = asyncio.get_running_loop().time()
+        worker._overdue(now - 60.0, 0.01)
+        assert killed == []
+        while not killed:
+            await asyncio.sleep(0.001)
+        assert killed == [worker]
+
+    with capture_logs():
+        asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_socket_is_removed_only_if_it_is_still_the_same(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    assert identity(path) is None
+    with socket.socket(socket.AF_UNIX) as ours, socket.socket(socket.AF_UNIX) as theirs:
+        ours.bind(path)
+        own = identity(path)
+        unlink(path, None)
+        assert identity(path) == own
+        Path(path).rename(tmp_path / "moved")
+        theirs.bind(path)
+        unlink(path, own)
+        assert Path(path).is_socket()
+        unlink(path, identity(path))
+        assert identity(path) is None
+        unlink(path, own)
