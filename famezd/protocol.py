@@ -12,7 +12,7 @@ Source: QEMU, "Device Specification for Inter-VM shared memory device", section 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, MutableSequence, Sequence
 from typing import NamedTuple, NewType, NoReturn
 
 from famezd.errors import FamezError
@@ -36,7 +36,7 @@ MESSAGE_SIZE = 8
 """Bytes of a message."""
 
 
-Marks = MutableSequence[int] | memoryview
+Marks = MutableSequence[int] | MutableMapping[int, int] | memoryview
 """Words that an outbox writes its progress to."""
 
 
@@ -90,6 +90,22 @@ def greeting(peer: PeerId, memory: Descriptor, mark: int = 0) -> list[Batch]:
     return [Batch(VERSION, (None,), mark), Batch(peer, (None,), mark + 1), Batch(MEMORY, (memory,), mark + 2)]
 
 
+def setup(
+    peer: PeerId,
+    memory: Descriptor,
+    others: Iterable[Batch],
+    own: Sequence[Descriptor],
+    *,
+    greeting_mark: int = 0,
+    own_mark: int = 0,
+) -> list[Batch]:
+    """All that the newcomer `peer` is sent: the greeting, the others' announcements, and last its own.
+
+    Clients take their own announcement for the end of the set-up.
+    """
+    return [*greeting(peer, memory, greeting_mark), *others, announcement(peer, own, own_mark)]
+
+
 def mark(value: int, sent: int) -> int:
     """What an outbox marks when messages of `value` were sent, so many with descriptors; never 0."""
     return ((value + 2) << 16) + sent
@@ -120,7 +136,7 @@ class Outbox:
         """
         self._queue: deque[Batch] = deque()
         self._sent = 0
-        self._marks: Marks = [0] if marks is None else marks
+        self._marks: Marks = {} if marks is None else marks
         self._doubt = doubt
 
     def __len__(self) -> int:

@@ -33,6 +33,7 @@ from famezd.protocol import (
     greeting,
     marked,
     refusal,
+    setup,
 )
 from famezd.stats import SWITCH_ROW, Occupant, Page
 from famezd.switch.personality import Personality
@@ -214,6 +215,7 @@ class Fabric:
         if self._personality.due is not None and now >= self._personality.due:
             self._personality.due = None
             self._call_switch(self._personality.tick, now)
+            self._part()
 
     def join(self, connection: socket.socket) -> None:
         """Takes a newcomer in, or turns it away. The connection is the fabric's from now on."""
@@ -409,8 +411,8 @@ class Fabric:
         others = [announcement(peer, wiring.bells(place, p), told_at(place, p)) for peer, p in ports]
         if (switch := self._switch_place) is not None:
             others.append(announcement(PeerId(self.switch), wiring.bells(place, switch), told_at(place, switch)))
-        own = announcement(member.id, receivers, told_at(place, place))
-        member.owe([*greeting(member.id, self._mailbox, told_at(place) + 1), *others, own])
+        marks = {"greeting_mark": told_at(place) + 1, "own_mark": told_at(place, place)}
+        member.owe(setup(member.id, self._mailbox, others, receivers, **marks))
         return news
 
     def _refuse(self, connection: socket.socket, who: Credentials, refused: Refused) -> None:

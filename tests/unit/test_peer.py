@@ -10,16 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from famezd.fabric.listener import Credentials, credentials
+from famezd.fabric.listener import credentials
 from famezd.fabric.peer import DEFAULT_LIMIT, DEFAULT_OPEN, Peer, room
-from famezd.protocol import Batch, Descriptor, PeerId, encode
+from famezd.protocol import Batch, Descriptor, Outbox, PeerId, encode
 from tests.unit.conftest import NOBODY, closing
 
 ROOT = os.geteuid() == 0
-
-
-def who(pid: int) -> Credentials:
-    return Credentials(pid, 0, 0)
 
 
 @contextmanager
@@ -39,14 +35,14 @@ def limited(soft: int) -> str:
 
 def test_room_is_the_soft_limit_less_what_is_open() -> None:
     with process(limited(100)) as pid:
-        assert room(who(pid)) == 100 - 5
+        assert room(pid, ()) == 100 - 5
     with process(limited(4096) + "; os.dup(0)") as pid:
-        assert room(who(pid)) == 4096 - 6
+        assert room(pid, ()) == 4096 - 6
 
 
 def test_room_can_be_less_than_none() -> None:
     with process("[os.dup(0) for _ in range(20)]; " + limited(10)) as pid:
-        assert room(who(pid)) == 10 - 25
+        assert room(pid, ()) == 10 - 25
 
 
 def test_ones_own_room_is_told_as_anybodys() -> None:
@@ -54,13 +50,13 @@ def test_ones_own_room_is_told_as_anybodys() -> None:
     with ours, theirs:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # The listing has one more open while it looks.
-        assert room(credentials(ours)) == soft - (len(os.listdir("/proc/self/fd")) - 1)
+        assert room(credentials(ours).pid, ()) == soft - (len(os.listdir("/proc/self/fd")) - 1)
 
 
 def test_a_process_that_is_gone_or_out_of_sight_is_taken_for_a_customary_one() -> None:
     with process() as gone:
         pass
-    assert room(who(gone)) == room(who(0)) == DEFAULT_LIMIT - DEFAULT_OPEN
+    assert room(gone, ()) == room(0, ()) == DEFAULT_LIMIT - DEFAULT_OPEN
 
 
 def test_where_prlimit_is_not_allowed_the_limit_is_read_from_proc() -> None:
@@ -77,7 +73,7 @@ def test_where_prlimit_is_not_allowed_the_limit_is_read_from_proc() -> None:
         try:
             with pytest.raises(PermissionError):
                 resource.prlimit(looked_at, resource.RLIMIT_NOFILE)
-            found = room(who(looked_at))
+            found = room(looked_at, ())
         finally:
             if ROOT:
                 os.setresuid(0, 0, 0)
@@ -89,6 +85,19 @@ def test_where_prlimit_is_not_allowed_the_limit_is_read_from_proc() -> None:
         assert found == limit - DEFAULT_OPEN
 
 
+def test_what_was_sent_and_is_not_read_yet_counts_against_the_room(eventfd: Callable[[], int]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, process(limited(100)) as pid:
+        peer = Peer(ours, PeerId(3), 2, Outbox(), pid=pid, joined=0)
+        peer.owe([Batch(4, [Descriptor(eventfd()) for _ in range(20)])])
+        assert room(pid, [peer]) == 100 - 5 - 20
+        peer.flush()
+        # By the memory that the messages take, and so about.
+        assert 100 - 5 - 30 < room(pid, [peer]) <= 100 - 5 - 15
+        theirs.recv(4096)
+        assert room(pid, [peer]) > 100 - 5 - 30
+
+
 # The connection
 
 
@@ -96,7 +105,7 @@ def test_where_prlimit_is_not_allowed_the_limit_is_read_from_proc() -> None:
 def connected() -> Iterator[tuple[Peer, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Peer(ours, PeerId(3), 2, 100), theirs
+        yield Peer(ours, PeerId(3), 2, Outbox(), pid=os.getpid(), joined=0), theirs
 
 
 def test_each_message_travels_by_itself_with_its_descriptor(

@@ -30,6 +30,7 @@ from famezd.protocol import (
     decode,
     departure,
     encode,
+    marked,
     refusal,
     setup,
 )
@@ -55,6 +56,13 @@ def fed(client: Client, stream: Iterable[Message]) -> list[Event]:
 
 def feed(client: Client, message: Message) -> list[Event]:
     return client.receive(encode(message.value), () if message.descriptor is None else (message.descriptor,))
+
+
+def outbox_of(batches: Iterable[Batch]) -> Outbox:
+    outbox = Outbox()
+    for batch in batches:
+        outbox.add(batch)
+    return outbox
 
 
 def drained(outbox: Outbox) -> list[Message]:
@@ -99,14 +107,14 @@ def test_a_refusal_is_one_wrong_version_without_a_descriptor() -> None:
 
 
 def test_an_announcement_of_which_nothing_was_sent_is_taken_back() -> None:
-    outbox = Outbox([announcement(PeerId(1), bells(10, 11)), announcement(PeerId(2), bells(20, 21))])
+    outbox = outbox_of([announcement(PeerId(1), bells(10, 11)), announcement(PeerId(2), bells(20, 21))])
     outbox.depart(PeerId(2))
     outbox.depart(PeerId(1))
     assert drained(outbox) == []
 
 
 def test_an_announcement_that_was_begun_is_broken_off_and_followed_by_the_departure() -> None:
-    outbox = Outbox([announcement(PeerId(1), bells(10, 11)), announcement(PeerId(2), bells(20, 21))])
+    outbox = outbox_of([announcement(PeerId(1), bells(10, 11)), announcement(PeerId(2), bells(20, 21))])
     sent: list[int] = []
 
     def send(word: bytes, descriptor: Descriptor | None) -> None:
@@ -122,7 +130,7 @@ def test_an_announcement_that_was_begun_is_broken_off_and_followed_by_the_depart
 
 
 def test_a_message_for_which_send_raised_is_the_first_of_the_next_flush() -> None:
-    outbox = Outbox([announcement(PeerId(1), bells(10, 11))])
+    outbox = outbox_of([announcement(PeerId(1), bells(10, 11))])
 
     def full(_word: bytes, _descriptor: Descriptor | None) -> None:
         raise BlockingIOError
@@ -134,12 +142,49 @@ def test_a_message_for_which_send_raised_is_the_first_of_the_next_flush() -> Non
     assert len(outbox) == 0
 
 
+def test_marks_say_how_much_of_each_batch_was_sent() -> None:
+    marks = [0] * 8
+    outbox = Outbox(marks, doubt=7)
+    for batch in setup(PeerId(3), Descriptor(9), [announcement(PeerId(4), bells(40, 41), 4)], bells(30), own_mark=5):
+        outbox.add(batch._replace(mark=batch.mark or 1))
+    doubts = []
+    outbox.flush(lambda *_: doubts.append(marks[7]))
+    assert doubts == [1, 1, 1, 4, 4, 5]
+    assert [marked(word) for word in (marks[4], marks[5])] == [(4, 2), (3, 1)]
+    assert marks[7] == 0
+    outbox.depart(PeerId(4), 4)
+    drained(outbox)
+    assert marked(marks[4]) == (4, 0)
+
+
+def test_a_message_that_was_not_sent_leaves_neither_mark_nor_doubt() -> None:
+    marks = [0] * 3
+    outbox = Outbox(marks, doubt=2)
+    outbox.add(announcement(PeerId(4), bells(40, 41), 1))
+
+    def full(_word: bytes, _descriptor: Descriptor | None) -> None:
+        raise BlockingIOError
+
+    with pytest.raises(BlockingIOError):
+        outbox.flush(full)
+    assert marks == [0, 0, 0]
+
+
+def test_a_resumed_batch_goes_on_where_it_stopped_and_before_all_others() -> None:
+    marks = [0] * 4
+    outbox = Outbox(marks, doubt=3)
+    outbox.add(announcement(PeerId(5), bells(50), 2))
+    outbox.resume(announcement(PeerId(4), bells(40, 41, 42), 1), 2)
+    assert drained(outbox) == [Message(4, Descriptor(42)), Message(5, Descriptor(50))]
+    assert marked(marks[1]) == (4, 3)
+
+
 class Member:
     """A peer of the modelled server: what it is owed, what it was sent, and what it made of that."""
 
     def __init__(self, peer: PeerId, batches: Iterable[Batch]) -> None:
         self.peer = peer
-        self.outbox = Outbox(batches)
+        self.outbox = outbox_of(batches)
         self.client = Client()
         self.stream: list[Message] = []
 
