@@ -88,7 +88,7 @@ def open_backing(backing: Backing) -> SharedMemory:
         ) from e
     lock = None
     try:
-        lock = _claim(descriptor, backing.path)
+        lock = claim(descriptor, backing.path)
         _give(descriptor, backing)
     except BaseException:
         os.close(descriptor)
@@ -175,8 +175,8 @@ def _adopt(backing: Backing) -> int:
     return descriptor
 
 
-def _claim(descriptor: int, path: str) -> int:
-    """Makes sure that no other server uses the same mailbox; returns the lock.
+def claim(descriptor: int, path: str) -> int:
+    """Makes sure that no other server uses the same mailbox; returns the lock, which is held as long as it is open.
 
     The lock is on an open file of its own: `descriptor` goes to peers, and what peers share they could unlock, or keep
     locked when we are gone.

@@ -127,6 +127,11 @@ class Outbox:
         """How many batches are queued, a partly sent one included."""
         return len(self._queue)
 
+    def descriptors(self) -> list[Descriptor]:
+        """All that are still to be sent."""
+        left = [d for batch in self._queue for d in batch.descriptors if d is not None]
+        return left[self._sent :]
+
     def add(self, batch: Batch) -> None:
         """Queues a batch."""
         self._queue.append(batch)

@@ -173,7 +173,9 @@ class Peer:
         events: list[Event] = []
         while True:
             try:
-                data, descriptors, flags, _ = socket.recv_fds(self._connection, MESSAGE_SIZE, 1)
+                data, descriptors, flags, _ = socket.recv_fds(
+                    self._connection, MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return events
             except OSError as e:
@@ -202,7 +204,6 @@ class Peer:
                     os.close(descriptor)
                 events.append(Left(event.peer))
             elif isinstance(event, VectorAdded):
-                os.set_inheritable(event.descriptor, False)
                 if event.peer == self._protocol.peer:
                     self._bells[event.descriptor] = event.vector
                     self._epoll.register(event.descriptor, select.EPOLLIN)

@@ -42,6 +42,8 @@ BAN = 10.0
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
 
+OTHERS = 8
+"""At least as many descriptors as the worker waits for besides bells and members."""
 LINES = 100
 """Lines that a personality may log in a second."""
 
@@ -174,16 +176,6 @@ class Fabric:
 
     # What the worker calls
 
-    @property
-    def full(self) -> bool:
-        """Whether a newcomer would find no port."""
-        return len(self.members) >= self.peers
-
-    @property
-    def watched(self) -> int:
-        """At least as many as there can be events at once."""
-        return len(self.relay) + len(self.members) + 8
-
     def turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         """Relays, and hears the members; returns the events that belong to neither.
 
@@ -241,11 +233,15 @@ class Fabric:
 
     def close(self) -> None:
         """Passes on what was rung, and ends all memberships; nobody is told anything but the end of its connection."""
-        self.turn(self.epoll.poll(0, self.watched))
+        self._catch_up()
         for member in self.members.values():
             self._page.vacate(member.place)
             member.connection.close()
         self.relay.close()
+
+    def _catch_up(self) -> None:
+        """Takes all doorbells and hang-ups that are there; who else has something to say is heard in the loop."""
+        self.turn(self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS))
 
     # Going on
 
@@ -322,7 +318,15 @@ class Fabric:
     # Joining
 
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
-        if self.full:
+        try:
+            return self._seat(connection, who)
+        except Refused:
+            # Whoever hung up before this one came has made room already; the news may be waiting in line.
+            self._catch_up()
+            return self._seat(connection, who)
+
+    def _seat(self, connection: socket.socket, who: Credentials) -> Peer:
+        if len(self.members) >= self.peers:
             raise Refused("full", f"all {self.peers} ports are taken")
         if time.monotonic() < self._banned.get(who.pid, 0.0):
             raise Refused("stalled", f"its process has lately made its eventfds block; it may come back in {BAN:g} s")
@@ -335,7 +339,6 @@ class Fabric:
         self._page.tell_nothing(place)
         outbox = Outbox(self._page.words, self._page.told_at(place))
         member = Peer(connection, peer, place, outbox, pid=who.pid, joined=time.time_ns())
-        member.handed = handed
         try:
             if self._ledger.untidy:
                 self._pack()
@@ -352,7 +355,6 @@ class Fabric:
         self._page.add("joins")
         for other, batch in news:
             other.owe((batch,))
-            other.handed += self.vectors
         self.members[connection.fileno()] = member
         self._call_switch(self._personality.joined, peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
@@ -447,7 +449,6 @@ class Fabric:
             for other in others:
                 # Before the bells are closed: an outbox may hold them still.
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
-                other.handed -= self.vectors
             self._release(member)
             self._page.vacate(member.place)
             self._page.add(f"left_{reason}")

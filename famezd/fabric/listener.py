@@ -56,7 +56,10 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
             with contextlib.suppress(OSError):
                 os.unlink(path)
         # What Python itself refuses, such as a path that is too long, has no error number.
-        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}") from e
+        raise ListenerError(
+            f"cannot listen on {path}: {e.strerror or e}; the directory must be there and ours to write to, and owner "
+            f"and group ours to give"
+        ) from e
     finally:
         os.umask(umask)
     return listener

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Collection, Iterable
 
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId
@@ -15,6 +18,8 @@ DEFAULT_LIMIT = 1024
 DEFAULT_OPEN = 64
 """The open descriptors that are assumed where a peer's own cannot be counted: a QEMU has about 40."""
 
+_MESSAGE_MEMORY = 768
+"""Bytes of kernel memory that a message takes in a socket's queue: 278 of them fill the customary 212,992."""
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _FD = struct.Struct("i").pack
 
@@ -22,7 +27,7 @@ _FD = struct.Struct("i").pack
 class Peer:
     """Somebody on a fabric."""
 
-    __slots__ = ("_send", "before", "connection", "handed", "id", "joined", "outbox", "pid", "place", "writing")
+    __slots__ = ("_send", "connection", "id", "joined", "outbox", "pid", "place", "writing")
 
     def __init__(
         self, connection: socket.socket, peer: PeerId, place: int, outbox: Outbox, *, pid: int, joined: int
@@ -32,10 +37,7 @@ class Peer:
         self.place = place
         """The peer's index in the stats page."""
         self.pid = pid
-        self.before = open_descriptors(pid)
-        """How many descriptors its process had open when it joined."""
-        self.handed = 0
-        """How many it has been handed since, or will be."""
+        """Of its process, 0 where that cannot be seen."""
         self.outbox = outbox
         self.joined = joined
         """When, in nanoseconds of the real-time clock."""
@@ -47,6 +49,11 @@ class Peer:
         """Queues what the peer has to be told."""
         for batch in batches:
             self.outbox.add(batch)
+
+    def undelivered(self) -> int:
+        """How many descriptors, about, were sent to the peer or will be, and are not among its own yet."""
+        unread = fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4))
+        return len(self.outbox.descriptors()) + int.from_bytes(unread, sys.byteorder) // _MESSAGE_MEMORY
 
     def flush(self) -> None:
         """Sends what the socket takes; raises OSError, BlockingIOError if that is not all."""
@@ -62,13 +69,10 @@ class Peer:
 def room(pid: int, memberships: Collection[Peer]) -> int:
     """How many more descriptors a process, with these memberships, can take before it passes its soft limit.
 
-    QEMU dies of one that does not arrive. What was handed out counts from the moment it is queued: a QEMU opens all its
-    connections before it reads from any. What a process opens besides shows in what it has open now.
+    QEMU dies of one that does not arrive. What was sent counts before it is read: a QEMU opens all its connections
+    before it reads from any.
     """
-    used = open_descriptors(pid)
-    if memberships:
-        used = max(used, min(m.before for m in memberships) + sum(m.handed for m in memberships))
-    return soft_limit(pid) - used
+    return soft_limit(pid) - open_descriptors(pid) - sum(member.undelivered() for member in memberships)
 
 
 def soft_limit(pid: int) -> int:

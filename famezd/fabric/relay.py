@@ -28,9 +28,9 @@ SWITCH: Final = -2
 STALL: Final = 0.05
 """Seconds after which a write that has not moved since is interrupted, at most twice that."""
 WARY: Final = 60.0
-"""Seconds after a peer made a write stand still, in which every eventfd is made non-blocking again before it is written.
+"""Seconds after a peer made a write stand still, in which each eventfd is made non-blocking again before it is written.
 
-That costs a system call for each doorbell, so it is not done otherwise.
+That costs system calls for each doorbell, so it is not done otherwise.
 """
 
 _EDGES = select.EPOLLIN | select.EPOLLET

@@ -19,7 +19,7 @@ from famezd.fabric import log
 from famezd.fabric.fabric import Fabric
 from famezd.fabric.listener import listen
 from famezd.fabric.settings import Settings, parse
-from famezd.mailbox import open_backing
+from famezd.mailbox import claim, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.stats import Page, StatsError
@@ -91,6 +91,8 @@ class Worker:
 
     def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
+            if self._settings.backing != "memfd" and LOCK not in given:
+                self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
         self._manager.store(MAILBOX, [memory.descriptor])
@@ -180,10 +182,6 @@ class Worker:
                 self._fabric.epoll.unregister(self._listener)
                 self._accept_again_at = time.monotonic() + _PAUSE
                 return
-            if self._fabric.full:
-                # Whoever hung up before this one came has left its place already; the news may be waiting in line.
-                # What comes besides is level-triggered, and comes again.
-                self._fabric.turn(self._fabric.epoll.poll(0, self._fabric.watched))
             self._fabric.join(connection)
 
     def _tick(self, now: float) -> float:

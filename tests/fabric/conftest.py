@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import resource
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +39,23 @@ def descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A test closes what it opened: what it leaves would count against the limits that later tests are about."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    gc.collect()
+    left = {
+        fd: os.readlink(f"/proc/self/fd/{fd}") for fd in set(os.listdir("/proc/self/fd")) - set(before) if exists(fd)
+    }
+    assert not left
+
+
+def exists(descriptor: str) -> bool:
+    """Whether it is still open: the one that the listing was read by is not."""
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
 
 
 @pytest.fixture

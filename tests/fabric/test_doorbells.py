@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections import Counter
 from itertools import product
@@ -9,7 +10,7 @@ from itertools import product
 import pytest
 
 from tests.fabric.conftest import Kind, Start
-from tests.fabric.workers import GENZ, PLAIN, Raw, Worker
+from tests.fabric.workers import GENZ, PLAIN, Raw, Worker, stood_still
 
 BIG = 1 << 32
 """The most rings that are taken at once for what they are."""
@@ -119,6 +120,24 @@ def test_nothing_rung_is_lost_when_the_ringer_closes_its_socket(start: Start, po
     assert worker.totals["dropped"] == 0
 
 
+def test_nothing_rung_is_lost_when_newcomers_come_in_between(start: Start, ports: str) -> None:
+    """With fresh ports the worker may find out that the ringer has gone when it tells it of a newcomer."""
+    worker = start(doorbells="relayed", ports=ports, peers=8, vectors=16)
+    witness, ringer = worker.join(), worker.join()
+    for round_ in range(50):
+        first, *newcomers = [worker.connect() for _ in range(4)]
+        # It is with one of them now.
+        first.read()
+        ringer.ring(witness.id, 1, 1000 + round_)
+        ringer.close()
+        gather(worker, witness, 1, 1000 + round_)
+        first.close()
+        ringer, *others = [newcomer.set_up() for newcomer in newcomers]
+        for other in others:
+            other.close()
+    assert worker.totals["dropped"] == 0
+
+
 def test_doorbells_to_an_empty_port_are_counted_and_dropped(start: Start) -> None:
     worker = start(doorbells="relayed", ports="sticky")
     src, gone = worker.join(), worker.join()
@@ -163,21 +182,14 @@ def test_doorbells_that_nobody_takes_pile_up_unharmed(start: Start, kind: Kind) 
 
 
 def test_worker_sleeps_when_nothing_is_rung(start: Start) -> None:
-    """Its watch over writes that stand still ends with them."""
+    """Its watch over writes that stand still ends with them, and begins with the next."""
     worker = start(doorbells="relayed")
-    src, dst, *_ = fill(worker)
-    src.ring(dst.id)
-    gather(worker, dst, 0, 1)
-    worker.wait(lambda: stood_still(worker, 0.5), "it sleeps")
-    src.ring(dst.id)
-    gather(worker, dst, 0, 1)
-
-
-def stood_still(worker: Worker, seconds: float) -> bool:
-    """Whether its loop has not turned for so long."""
-    turns = worker.totals["turns"]
-    try:
-        worker.wait(lambda: worker.totals["turns"] != turns, "it turns", timeout=seconds)
-    except TimeoutError:
-        return True
-    return False
+    src, dst, stalled, *_ = fill(worker)
+    for _ in range(2):
+        src.ring(dst.id)
+        gather(worker, dst, 0, 1)
+        worker.wait(lambda: stood_still(worker, 0.3), "it sleeps")
+    fcntl.fcntl(stalled.own[0], fcntl.F_SETFL, 0)
+    os.eventfd_write(stalled.own[0], 2**64 - 2)
+    src.ring(stalled.id)
+    worker.await_total("left_stalled", 1)

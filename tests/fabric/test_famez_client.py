@@ -16,7 +16,15 @@ from famezd.client import Mailbox
 from tests.fabric.conftest import Start
 from tests.fabric.workers import DEADLINE, GENZ, Worker
 
-CLIENT = [sys.executable, "-c", "import sys; from famezd.cli.famez_client import main; sys.exit(main())", "-S"]
+# A test that runs in the background of a shell ignores SIGINT, and so would its children.
+CLIENT = [
+    "env",
+    "--default-signal=INT",
+    sys.executable,
+    "-c",
+    "import sys; from famezd.cli.famez_client import main; sys.exit(main())",
+    "-S",
+]
 
 
 @pytest.fixture

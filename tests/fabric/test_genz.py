@@ -126,7 +126,7 @@ def test_dump_fits_into_a_message(start: Start, doorbells: str) -> None:
         assert reply.text.endswith("; ...!EZT=1000000000")
         assert len(reply.text) <= MAX_TEXT
     for name in names:
-        assert f"nodename={name}" in worker.log
+        worker.await_log(f"nodename={name}")
 
 
 @pytest.mark.parametrize("length", [MAX_TEXT + 1, 512, 1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
@@ -135,7 +135,7 @@ def test_malformed_length(worker: Worker, join: Join, length: int) -> None:
     write(peer, b"ping\0", length=length)
     await_taken(worker, peer)
     mailbox.ping(SWITCH)
-    assert worker.log.count("message malformed\tpeer=1") == 1
+    worker.await_log("message malformed\tpeer=1")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe\xfd", b"ping\xc3", b"\x00", b"p\0ing", b"\n<0>ping\x1b[2J\n"])
@@ -173,7 +173,7 @@ def test_peer_that_does_not_acknowledge_stops_nobody_for_long(worker: Worker, jo
     await_taken(worker, deaf)
     assert deaf.wait(5) == [Doorbell(SWITCH, 1)]
     assert mailbox.ping(SWITCH, timeout=5) < 1.5
-    assert "message not taken in time\tpeer=1" in worker.log
+    worker.await_log("message not taken in time\tpeer=1")
     assert mailbox.ping(SWITCH, timeout=5) < 0.5, "it has had its turn"
 
 
@@ -194,7 +194,7 @@ def test_messages_for_who_takes_none_are_bounded(worker: Worker, join: Join) -> 
     for _ in range(12):
         write(deaf, b"ping")
         await_taken(worker, deaf)
-    assert "message not sent: the peer takes none\tpeer=1" in worker.log
+    worker.await_log("message not sent: the peer takes none\tpeer=1")
     deaf.leave()
     mailbox.ping(SWITCH)
 

@@ -211,7 +211,7 @@ def test_kills_in_the_midst_of_set_ups_hurt_at_most_the_newcomer(lineage: Lineag
                 settled.pop(order.randrange(4)).close()
             newcomer = stack.enter_context(closing(Raw(lineage.settings)))
             # A set-up takes about a millisecond.
-            time.sleep(order.uniform(0, 0.002))
+            time.sleep(order.uniform(0, 0.005))
             lineage.kill()
             lineage.succeed()
             try:
@@ -224,7 +224,7 @@ def test_kills_in_the_midst_of_set_ups_hurt_at_most_the_newcomer(lineage: Lineag
             for peer in settled:
                 peer.hear()
                 assert not peer.ended()
-        assert doubted < 25
+        assert doubted < 30
         ids = {peer.id for peer in settled}
         assert len(ids) == len(settled)
         for peer in settled:

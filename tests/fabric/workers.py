@@ -5,13 +5,14 @@ Whatever is waited for is waited for with a deadline, and a worker that dies mea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Self, TypeVar
@@ -60,7 +61,8 @@ class Worker:
         """Its counters, as soon as it is ready."""
         self.status: int | None = None
         """Its exit status once it has ended, minus a signal's number."""
-        self._notify = notify or NotifySocket(str(folder / f"notify-{time.monotonic_ns()}"))
+        self.notify = notify or NotifySocket(str(folder / f"notify-{time.monotonic_ns()}"))
+        """Where it tells its manager."""
         self._log = folder / f"log-{time.monotonic_ns()}"
         self._clients: list[Raw] = []
         self._calls: list[Callable[[], object]] = []
@@ -70,13 +72,13 @@ class Worker:
             command = ["/bin/sh", "-c", 'ulimit -n "$0"; exec "$@"', str(limit), *command]
         handed = {SUPERVISOR: [theirs.fileno()], **(kept or {})}
         with open(self._log, "ab") as log, theirs:
-            self.pid = spawn(command, handed, log.fileno(), {"NOTIFY_SOCKET": self._notify.path})
+            self.pid = spawn(command, handed, log.fileno(), {"NOTIFY_SOCKET": self.notify.path})
         for name, descriptors in (kept or {}).items():
             self._keep(name, [os.dup(fd) for fd in descriptors])
         self._pidfd = os.pidfd_open(self.pid)
         self._poll = select.poll()
         self._poll.register(self._pidfd, select.POLLIN)
-        self._poll.register(self._notify, select.POLLIN)
+        self._poll.register(self.notify, select.POLLIN)
 
     def __enter__(self) -> Self:
         try:
@@ -128,14 +130,28 @@ class Worker:
             os.kill(self.pid, number)
         status = self.ended()
         if number == signal.SIGTERM:
-            # Stopped for good: a manager lets go of all, and then the peers' connections end.
-            for name in list(self.kept):
+            # Stopped for good: a manager lets go of all, and then the peers' connections end. We still want to read.
+            for name in set(self.kept) - {STATS}:
                 self._forget(name)
         return status
 
     def hang_up(self) -> None:
         """Closes the supervisor's end, as its death would."""
         self._lifeline.close()
+
+    def forget(self) -> None:
+        """Closes the descriptors that it stored: as if its manager had never kept any."""
+        for name in list(self.kept):
+            self._forget(name)
+
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """While this lasts its manager does not read what it tells."""
+        self._poll.unregister(self.notify)
+        try:
+            yield
+        finally:
+            self._poll.register(self.notify, select.POLLIN)
 
     def check(self) -> None:
         """It lives, nothing in it failed, and it stops cleanly."""
@@ -157,9 +173,8 @@ class Worker:
             self.kill()
         os.close(self._pidfd)
         self._lifeline.close()
-        self._notify.close()
-        for name in list(self.kept):
-            self._forget(name)
+        self.notify.close()
+        self.forget()
 
     # Its peers
 
@@ -234,18 +249,22 @@ class Worker:
         self.wait(lambda: sum(self.doorbells().values()) >= sum(expected.values()), "all doorbells are counted")
         assert self.doorbells() == dict(expected)
 
+    def await_log(self, text: str, n: int = 1) -> None:
+        """Waits until it has logged this `n` times: it logs what it has done, so a little later."""
+        self.wait(lambda: self.log.count(text) >= n, f"it logs {text!r}")
+
     # Its manager
 
     def _listen(self, timeout: float) -> None:
         ready = dict(self._poll.poll(max(0.0, timeout) * 1000))
-        if self._notify.fileno() in ready:
+        if self.notify.fileno() in ready:
             self._hear()
         elif self._pidfd in ready and self.status is None:
             # Only when it has been heard to the end.
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _hear(self) -> None:
-        told = self._notify.receive()
+        told = self.notify.receive()
         if told.pid != self.pid:
             # Somebody else's, who was there to fill the queue.
             return
@@ -284,7 +303,7 @@ class Raw:
     def read(self) -> Message | None:
         """The next message, not looked into; None at the end of the stream."""
         try:
-            word, descriptors, flags, _ = socket.recv_fds(self.connection, MESSAGE_SIZE, 1)
+            word, descriptors, flags, _ = socket.recv_fds(self.connection, MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         assert not flags & socket.MSG_CTRUNC, "a descriptor was lost: this process's limit of open files is too low"
@@ -411,3 +430,13 @@ def eventfd_id(descriptor: int) -> str:
         if line.startswith("eventfd-id:"):
             return line.split()[1]
     raise AssertionError(f"descriptor {descriptor} is no eventfd")
+
+
+def stood_still(worker: Worker, seconds: float) -> bool:
+    """Whether its loop has not turned for so long."""
+    turns = worker.totals["turns"]
+    try:
+        worker.wait(lambda: worker.totals["turns"] != turns, "it turns", timeout=seconds)
+    except TimeoutError:
+        return True
+    return False

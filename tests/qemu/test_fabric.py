@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -181,3 +184,26 @@ def ring_all(awake: Sequence[Machine], ids: Mapping[Machine, int], vector: int) 
             ringer.ring(peer, vector)
     for machine in awake:
         assert machine.wait_interrupts({vector}) == {vector}
+
+
+@pytest.mark.parametrize("kind", CROWDED)
+def test_machines_outlive_the_worker(tmp_path: Path, kind: str) -> None:
+    """The worker is killed again and again, while everybody rings; nobody dies, and no doorbell is lost."""
+    with (
+        Famezd(tmp_path, {FABRIC: CROWDED[kind]}) as famezd,
+        machines(famezd, tmp_path, 8) as crowd,
+        ExitStack() as stack,
+    ):
+        acquaint(crowd)
+        ids = {machine: machine.peer_id for machine in crowd}
+        for turn in range(5):
+            pid = json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]["pid"]
+            os.kill(pid, signal.SIGKILL)
+            ring_all(crowd, ids, turn % VECTORS)
+            newcomer = stack.enter_context(Machine(famezd.qemu(FABRIC), tmp_path))
+            acquaint_newly(newcomer, crowd)
+            crowd.append(newcomer)
+            ids[newcomer] = newcomer.peer_id
+            ring_all(crowd, ids, turn % VECTORS)
+        assert famezd.metrics("famez_worker_restarts_total")[()] == 5
+        assert famezd.metrics("famez_leaves_total").total() == 0

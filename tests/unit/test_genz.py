@@ -182,6 +182,9 @@ def test_a_dump_of_names_that_are_no_text_fits_too(rig: Rig) -> None:
 
 @pytest.mark.parametrize("vector", [0, SWITCH, SWITCH + 1, 63])
 def test_a_vector_that_is_no_peers_is_not_heard(rig: Rig, vector: int) -> None:
+    for slot in (0, SWITCH):
+        # As a guest can write it.
+        rig.slots.put(slot, b"ping", SWITCH)
     before = rig.mapped.read(0, rig.mapped.size)
     rig.switch.doorbell(3, vector, 1)
     assert rig.mapped.read(0, rig.mapped.size) == before
@@ -277,8 +280,16 @@ def test_a_leaver_for_whom_nothing_stands_does_not_disturb_the_one_who_is_waited
     rig.send(1, b"ping")
     rig.send(2, b"ping")
     rig.switch.left(2)
+    assert rig.fabric.rung == [(1, SWITCH)]
     assert rig.answers() == [b"pong"]
     assert rig.fabric.rung == [(1, SWITCH)]
+
+
+def test_when_the_last_one_waited_for_leaves_there_is_nothing_to_look_for(rig: Rig) -> None:
+    rig.send(1, b"ping")
+    rig.switch.left(1)
+    assert rig.switch.due is None
+    assert not rig.slots.pending(SWITCH)
 
 
 # What it asks of a fabric

@@ -101,6 +101,8 @@ def test_a_mailbox_is_given_its_group(path: Path) -> None:
 
 def test_a_mailbox_is_given_its_owner_and_adopted_from_it(path: Path) -> None:
     owner = 12345 if ROOT else os.geteuid()
+    # One of our own, which has yet to be given away, and then one that has been.
+    path.write_bytes(bytes(SIZE))
     for _ in range(2):
         with opened(backing(path)._replace(uid=owner)):
             assert path.stat().st_uid == owner
@@ -337,6 +339,7 @@ def test_a_shorter_message_leaves_nothing_of_the_longer_one_before(slots: Slots)
     slots.put(1, b"a long message", 2)
     slots.take(1)
     slots.put(1, b"short", 2)
+    assert slots.memory.read(512 + 128, 6) == b"short\0"
     assert slots.take(1) == b"short"
 
 
