@@ -53,7 +53,8 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
     except OSError as e:
         listener.close()
         if bound:
-            os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         # What Python itself refuses, such as a path that is too long, has no error number.
         raise ListenerError(
             f"cannot listen on {path}: {e.strerror or e}; the directory must be there and ours to write to, and owner "

@@ -75,7 +75,7 @@ def test_a_socket_has_its_owner_and_group(path: Path) -> None:
         assert (path.stat().st_uid, path.stat().st_gid) == (owner, group)
 
 
-def test_a_socket_that_cannot_be_given_away_is_open_to_nobody_else() -> None:
+def test_a_socket_that_cannot_be_given_away_is_removed() -> None:
     # Not below what pytest makes, which is its user's alone.
     folder = Path(tempfile.mkdtemp())
     path = folder / "lab.sock"
@@ -86,9 +86,7 @@ def test_a_socket_that_cannot_be_given_away_is_open_to_nobody_else() -> None:
             os.seteuid(NOBODY)
         with pytest.raises(ListenerError, match=re.escape(f"cannot listen on {path}: Operation not permitted")):
             listen(str(path), gid=4242, mode=0o666)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with socket.socket(socket.AF_UNIX) as caller, pytest.raises(ConnectionRefusedError):
-            caller.connect(str(path))
+        assert not path.exists()
     finally:
         if ROOT:
             os.seteuid(0)
