@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -13,6 +14,13 @@ from famezd.errors import FamezError
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
+
+
+_REMEDIES = {
+    errno.ENOENT: "; make its directory",
+    errno.EACCES: "; let us write to its directory",
+    errno.EPERM: "; run as root, or choose an owner and a group that are ours to give",
+}
 
 
 class ListenerError(FamezError):
@@ -56,10 +64,7 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
             with contextlib.suppress(OSError):
                 os.unlink(path)
         # What Python itself refuses, such as a path that is too long, has no error number.
-        raise ListenerError(
-            f"cannot listen on {path}: {e.strerror or e}; the directory must be there and ours to write to, and owner "
-            f"and group ours to give"
-        ) from e
+        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}{_REMEDIES.get(e.errno or 0, '')}") from e
     finally:
         os.umask(umask)
     return listener

@@ -144,7 +144,7 @@ class Relayed(Wiring):
             except OSError:
                 self._relay.remove(bells[:vector])
                 _close(bells[vector:])
-                del self.sets[place, other]
+                self.sets.pop((place, other), None)
                 raise
 
 

@@ -41,6 +41,7 @@ class Rig:
         self.mapped.write(0, b"\xff" * self.mapped.size)
         self.slots = Slots(self.mapped)
         self.switch = Genz(self.fabric)
+        self.switch.started()
 
     def send(self, peer: int, text: bytes, rings: int = 1) -> None:
         """A peer sends the switch a message."""

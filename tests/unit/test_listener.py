@@ -153,7 +153,7 @@ def test_a_socket_of_another_type_is_left_alone(path: Path) -> None:
 @pytest.mark.parametrize(
     ("below", "why"),
     [
-        ("missing/lab.sock", "No such file or directory"),
+        ("missing/lab.sock", "No such file or directory; make its directory"),
         ("x" * 300, "File name too long"),
         ("x" * 108, "AF_UNIX path too long"),
     ],

@@ -145,11 +145,12 @@ def test_a_message_for_which_send_raised_is_the_first_of_the_next_flush() -> Non
 def test_marks_say_how_much_of_each_batch_was_sent() -> None:
     marks = [0] * 8
     outbox = Outbox(marks, doubt=7)
-    for batch in setup(PeerId(3), Descriptor(9), [announcement(PeerId(4), bells(40, 41), 4)], bells(30), own_mark=5):
-        outbox.add(batch._replace(mark=batch.mark or 1))
+    others = [announcement(PeerId(4), bells(40, 41), 4)]
+    for batch in setup(PeerId(3), Descriptor(9), others, bells(30), greeting_mark=1, own_mark=5):
+        outbox.add(batch)
     doubts = []
     outbox.flush(lambda *_: doubts.append(marks[7]))
-    assert doubts == [1, 1, 1, 4, 4, 5]
+    assert doubts == [1, 2, 3, 4, 4, 5]
     assert [marked(word) for word in (marks[4], marks[5])] == [(4, 2), (3, 1)]
     assert marks[7] == 0
     outbox.depart(PeerId(4), 4)

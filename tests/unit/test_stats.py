@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from famezd.stats import (
     JOINS,
     LAYOUT_VERSION,
     SWITCH_ROW,
+    TOLD_WORDS,
     TOTALS,
     WORD,
     InFlight,
@@ -211,22 +213,26 @@ def test_an_occupant_is_read_whole_while_places_change_hands(relayed: Page) -> N
 
 
 @given(st.data())
-def test_forget_zeroes_exactly_the_counters_to_and_from_a_place(data: st.DataObject) -> None:
+def test_forget_begins_the_counters_of_a_place_anew_and_takes_nothing_from_who_was_rung(data: st.DataObject) -> None:
     places, vectors = data.draw(st.integers(3, 5)), data.draw(st.integers(1, 3))
     rows = data.draw(st.sampled_from([places, 2, 0]))
     shape, place = Shape(places, rows, vectors), data.draw(st.integers(0, places - 1))
     page = Page.create("test", shape)
-    page.words[:] = memoryview(bytes([1] * shape.words * WORD)).cast("Q")
+    counts = data.draw(st.lists(st.integers(0, 9), min_size=rows * places * vectors, max_size=rows * places * vectors))
+    for i, count in enumerate(counts):
+        page.words[shape.doorbells_at + i] = count
     before = page.words.tolist()
     page.forget(place)
-    zeroed = {
-        counter(shape, row, other, vector)
-        for row in range(rows)
-        for other in range(places)
-        for vector in range(vectors)
-        if other == place or (rows == places and row == place)
-    }
-    assert page.words.tolist() == [0 if at in zeroed else word for at, word in enumerate(before)]
+    relayed = rows == places
+    for row, other, vector in product(range(rows), range(places), range(vectors)):
+        kept = other != place and not (relayed and row == place)
+        at = counter(shape, row, other, vector)
+        assert page.words[at] == before[at] * kept
+    for other, vector in product(range(places), range(vectors)):
+        due = sum(before[counter(shape, row, other, vector)] for row in range(rows)) * (other != place)
+        now = sum(page.words[counter(shape, row, other, vector)] for row in range(rows))
+        assert now + page.former()[other * vectors + vector] == due
+    assert page.words.tolist()[: shape.doorbells_at] == before[: shape.doorbells_at]
     page.close()
 
 
@@ -246,7 +252,9 @@ def test_a_direct_page_counts_only_what_concerns_the_switch() -> None:
     assert {ANYBODY, SWITCH_ROW} == {0, 1}
 
 
-def test_the_doorbells_follow_the_places_and_end_the_page(page: Page) -> None:
+def test_the_doorbells_follow_the_places(page: Page) -> None:
     shape = page.shape
     assert shape.doorbells_at == 7 + len(TOTALS) + shape.places * 5
-    assert shape.words - shape.doorbells_at == shape.rows * shape.places * shape.vectors == len(page.doorbells())
+    assert shape.former_at - shape.doorbells_at == shape.rows * shape.places * shape.vectors == len(page.doorbells())
+    assert shape.answered_at - shape.former_at == shape.places * shape.vectors == len(page.former())
+    assert shape.words == shape.told_at + shape.places * (TOLD_WORDS + shape.places)
