@@ -1,0 +1,107 @@
+"""The gap that a worker's death leaves, measured: `python -m bench.resume`.
+
+The worker of a full fabric is killed, and at once one peer rings another; the gap is the time until the doorbell is
+delivered, by the successor. Beside it stands what a start costs at all: until a new worker with nobody on its fabric
+serves. Only the ratio is a claim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from famezd.client import Doorbell, Peer
+
+VECTORS = 16
+STEADY = 1.2
+"""Seconds between two deaths: a worker that dies sooner is taken for one that cannot start, and waits."""
+
+
+@contextmanager
+def famezd(directory: Path, peers: int) -> Iterator[str]:
+    """A famezd with two fabrics, `full` and `empty`; yields its URL."""
+    (directory / "fabrics.d").mkdir()
+    (directory / "famezd.yaml").write_text("http: {listen: '127.0.0.1:0'}\nlog: {level: error}\n")
+    for name in ("full", "empty"):
+        text = f"peers: {peers}\nvectors: {VECTORS}\nmailbox: {{backing: memfd}}\n"
+        (directory / "fabrics.d" / f"{name}.yaml").write_text(text)
+    command = [str(Path(sys.executable).with_name("famezd")), "-c", str(directory / "famezd.yaml")]
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(directory / "run")}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = next(line.split()[1].removesuffix("/metrics") for line in process.stdout if line.startswith("metrics"))
+        try:
+            yield url
+        finally:
+            process.terminate()
+            process.stdout.read()
+
+
+def worker(url: str, fabric: str) -> int:
+    """The pid of a fabric's worker, 0 while it does not serve."""
+    with urllib.request.urlopen(f"{url}/api/v1/status") as answer:
+        found = next(f for f in json.load(answer)["fabrics"] if f["name"] == fabric)
+    return found["pid"] if found["state"] == "serving" else 0
+
+
+def gap(url: str, ringer: Peer, rung: Peer) -> float:
+    """Seconds from a doorbell that is rung when the worker is dead until it is delivered."""
+    os.kill(worker(url, "full"), signal.SIGKILL)
+    began = time.perf_counter()
+    ringer.ring(rung.id, 5)
+    while not any(isinstance(event, Doorbell) for event in rung.wait(10)):
+        pass
+    return time.perf_counter() - began
+
+
+def start(url: str, socket: Path) -> float:
+    """Seconds from the death of a worker with nobody on its fabric until its successor takes a newcomer in."""
+    os.kill(worker(url, "empty"), signal.SIGKILL)
+    began = time.perf_counter()
+    # It waits in the socket, which outlives the worker.
+    Peer.join(socket).leave()
+    return time.perf_counter() - began
+
+
+def measure(peers: int, rounds: int) -> None:
+    """Prints the gap for a full fabric of so many peers."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        directory = Path(folder)
+        url = stack.enter_context(famezd(directory, peers))
+        crowd = [stack.enter_context(Peer.join(directory / "run" / "full.sock")) for _ in range(peers)]
+        gaps, starts = [], []
+        for _ in range(rounds):
+            time.sleep(STEADY)
+            gaps.append(gap(url, crowd[0], crowd[-1]))
+            starts.append(start(url, directory / "run" / "empty.sock"))
+    ratios = sorted(g / s for g, s in zip(gaps, starts, strict=True))
+    print(f"{peers} peers of {VECTORS} vectors, {rounds} deaths")
+    print(f"  gap, ring to delivery      {statistics.median(gaps) * 1e3:7.1f} ms  (up to {max(gaps) * 1e3:.1f})")
+    print(f"  an empty fabric's start    {statistics.median(starts) * 1e3:7.1f} ms")
+    print(f"  ratio                      {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10, help="deaths (%(default)s)")
+    rounds = parser.parse_args().rounds
+    for peers in (4, 14, 30):
+        measure(peers, rounds)
+
+
+if __name__ == "__main__":
+    main()
