@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import select
 import socket
 import time
@@ -101,8 +102,9 @@ class Fabric:
         self._switch_row = settings.peers if settings.relayed else SWITCH_ROW
         self._known_ringers = settings.relayed
         ports = range(self._first_id, self._first_id + settings.peers)
-        fresh = ports if personality.fixed_ids else range(self._first_id, MAX_PEER_ID + 1)
-        self._ids = StickyIds(ports) if self._sticky else FreshIds(fresh)
+        # A switch that is a peer has the id after the ports', and fresh ids must not come to it.
+        fresh = range(self.switch + 1 if personality.is_peer else self._first_id, MAX_PEER_ID + 1)
+        self._ids = StickyIds(ports) if self._sticky else FreshIds(ports if personality.fixed_ids else fresh)
         # With fresh ports a place is lent out; the one that was free longest comes first, so that its last occupant's
         # counters can be read for as long as possible.
         self._free = deque(range(settings.peers))
@@ -121,10 +123,16 @@ class Fabric:
 
         Whoever was there before, in an ark that does not fit any more, is hung up on.
         """
-        for membership in self._ledger.read().members:
+        abandoned = self._ledger.read()
+        for membership in abandoned.members:
             hang_up(membership.connection)
+        for bells in abandoned.sets.values():
+            for bell in bells:
+                os.close(bell)
         for place in range(self._page.shape.places):
             self._page.vacate(place)
+        # It is counted, and whoever was rung is gone.
+        self._page.recover()
         self._page.delivered()
         for row, vector, rings in self._unanswered():
             self._page.answered(row, vector, rings)

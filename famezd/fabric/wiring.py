@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from famezd.fabric.ledger import Key, Sets
@@ -21,7 +22,7 @@ Bells = list[Descriptor]
 """The eventfds by which somebody rings one place, by vector."""
 
 
-class Wiring:
+class Wiring(ABC):
     """The eventfds of a fabric. What raises OSError has left nothing behind that `close` does not clear away."""
 
     def __init__(self, relay: Relay, vectors: int, *, switch: int | None, sticky: bool) -> None:
@@ -35,25 +36,25 @@ class Wiring:
         if switch is not None:
             relay.connect(switch, [SWITCH] * vectors)
 
+    @abstractmethod
     def open(self, place: int) -> Bells:
         """Somebody comes to `place`: returns the eventfds on which it receives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bells(self, place: int, other: int) -> Bells:
         """What `place` rings `other` by; made if there is none yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, place: int) -> None:
         """Who was on `place` has left; doorbells rung before are passed on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, sets: Sets, places: Iterable[int]) -> None:
         """Takes over the eventfds of a fabric with peers on these places; raises OSError as the others."""
-        raise NotImplementedError
 
     def take_made(self) -> list[tuple[Key, Bells]]:
         """Those that were made since this was last asked, and are still there."""
