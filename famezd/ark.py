@@ -77,7 +77,7 @@ class Ark:
     @property
     def exists(self) -> bool:
         """Whether there was one to resume from."""
-        return self._generation >= 0
+        return bool(self._pairs)
 
     def records(self) -> Iterator[Record]:
         """All records in order; their descriptors are new ones, the receiver's from now on."""
@@ -108,6 +108,11 @@ class Ark:
             raise
         self._drop(self._generation, self._pairs)
         self._generation, self._pairs = generation, pairs
+
+    def clear(self) -> None:
+        """Lets go of everything: there is no ark until the next `renew`."""
+        self._drop(self._generation, self._pairs)
+        self._pairs = []
 
     def _open_pair(self, generation: int, pairs: list[_Pair]) -> _Pair:
         pair = _Pair.create()

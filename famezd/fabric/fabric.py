@@ -41,6 +41,10 @@ from famezd.switch.personality import Personality
 
 BAN = 10.0
 """Seconds in which a process that made its eventfds block may not join again."""
+PATIENCE = 0.1
+"""Seconds for which messages wait for the kernel's room, before the ark gives way to them."""
+PACK_AGAIN = 1.0
+"""Seconds until the ark is made again for which there was no room; ten times as long from the second time on."""
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
 
@@ -112,9 +116,11 @@ class Fabric:
         self._wiring: Wiring = wiring(self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky)
         self._leaving: deque[_Leaver] = deque()
         self._starved: set[Peer] = set()
+        self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
         self._lines_since, self._lines = 0.0, 0
         self._retry_at: float | None = None
+        self._pack_at: float | None = None
         self._ledger = Ledger(ark, self._wiring.goes)
         self._personality = personality(self)
 
@@ -160,7 +166,7 @@ class Fabric:
         for member in list(self.members.values()):
             self._flush(member)
         self._part()
-        self._pack()
+        self._tidy()
 
     # What a personality works with
 
@@ -209,8 +215,11 @@ class Fabric:
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
-        retry, due = self._retry_at, self._personality.due
-        return due if retry is None else retry if due is None else min(retry, due)
+        first = self._personality.due
+        for due in (self._retry_at, self._pack_at):
+            if due is not None and (first is None or due < first):
+                first = due
+        return first
 
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
@@ -219,7 +228,14 @@ class Fabric:
             starved, self._starved = self._starved, set()
             for member in starved:
                 self._flush(member)
+            if not self._starved:
+                self._starved_since = None
+            elif self._starved_since is not None and now >= self._starved_since + PATIENCE:
+                self._make_room()
             self._part()
+        if self._pack_at is not None and now >= self._pack_at:
+            self._pack_at = None
+            self._pack()
         if self._personality.due is not None and now >= self._personality.due:
             self._personality.due = None
             self._call_switch(self._personality.tick, now)
@@ -319,11 +335,41 @@ class Fabric:
         places = [place for place in range(self._page.shape.places) if place != member.place]
         return [*((place, present.get(place)) for place in places), (member.place, member.id)]
 
+    def _make_room(self) -> None:
+        """Peers cannot be sent their messages: what the ark holds counts against the same limit, so it gives way."""
+        if self._ledger.dead:
+            self._pack()
+        elif not self._ledger.lost:
+            self._ledger.abandon()
+            self._tell_of_loss()
+
+    def _tidy(self) -> None:
+        """Packs the ledger if that is due."""
+        if self._ledger.untidy:
+            self._pack()
+
     def _pack(self) -> None:
-        """Writes the ark anew with what is there; raises OSError if there is no room for that."""
+        """Writes the ledger anew with what is there."""
+        lost = self._ledger.lost
         memberships = [Membership(member.place, member.id, member.joined, fd) for fd, member in self.members.items()]
         self._ledger.pack(Manifest(memberships, self._wiring.sets, self._ids.history()))
         self._wiring.take_made()
+        if self._ledger.lost != lost:
+            self._tell_of_loss()
+        elif lost:
+            self._pack_at = time.monotonic() + 10 * PACK_AGAIN
+
+    def _tell_of_loss(self) -> None:
+        if self._ledger.lost:
+            # The manager lets go of what the ark held in its own time; then there may be room again.
+            self._pack_at = time.monotonic() + PACK_AGAIN
+            self._log.say(
+                log.ERROR,
+                "no room to keep the fabric's descriptors: it would not outlive its worker; raise the limit of open "
+                "files (LimitNOFILE=), which bounds what all of a user's processes have in flight",
+            )
+        else:
+            self._log.say(log.INFO, "there is room again: the fabric would outlive its worker")
 
     # Joining
 
@@ -350,22 +396,20 @@ class Fabric:
         outbox = Outbox(self._page.words, self._page.told_at(place))
         member = Peer(connection, peer, place, outbox, pid=who.pid, joined=time.time_ns())
         try:
-            if self._ledger.untidy:
-                self._pack()
             news = self._wire(member)
             self.epoll.register(connection, _LISTENING)
-            # Before the newcomer, or anybody because of it, is sent anything.
-            membership = Membership(place, peer, member.joined, connection.fileno())
-            self._ledger.joined(membership, self._wiring.take_made())
         except OSError as e:
             self._release(member)
-            raise Refused("resources", f"its eventfds cannot be made or kept: {e.strerror}") from e
+            raise Refused("resources", f"its eventfds cannot be made: {e.strerror}") from e
         self._take_over(place, peer)
         self._page.occupy(Occupant(place, peer, who.pid, who.uid, member.joined))
         self._page.add("joins")
         for other, batch in news:
             other.owe((batch,))
         self.members[connection.fileno()] = member
+        # Before the newcomer, or anybody because of it, is sent anything.
+        self._ledger.joined(Membership(place, peer, member.joined, connection.fileno()), self._wiring.take_made())
+        self._tidy()
         self._call_switch(self._personality.joined, peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
@@ -466,6 +510,7 @@ class Fabric:
             self._log.say(log.INFO, "peer left", peer=member.id, reason=reason)
             for other in others:
                 self._flush(other)
+            self._tidy()
 
     def _release(self, member: Peer) -> None:
         self._wiring.close(member.place)
@@ -483,7 +528,8 @@ class Fabric:
         except OSError as e:
             if e.errno in _NO_ROOM:
                 # Not the peer's fault, and no event says when it is over.
-                if not self._starved:
+                if self._starved_since is None:
+                    self._starved_since = time.monotonic()
                     self._log.say(log.WARNING, f"messages have to wait: {e.strerror}", peer=member.id)
                 self._starved.add(member)
                 self._retry_at = time.monotonic() + RETRY

@@ -64,42 +64,44 @@ class Ledger:
         self._kept = 0
         self._dead = 0
         self._torn = False
+        self.lost = False
+        """Whether there is no room for the ark: the fabric would not outlive its worker."""
 
     @property
     def untidy(self) -> bool:
-        """Whether it should be packed: it holds more of peers that have left than of others, or a torn entry."""
+        """Whether it should be packed: it holds more of peers that have left than of others, or an entry is missing."""
         return self._torn or self._dead > max(_TIDY_AT, self._kept)
 
-    def joined(self, member: Membership, sets: Iterable[tuple[Key, list[Descriptor]]]) -> None:
-        """Writes down a new member and the eventfds that were made for it.
+    @property
+    def dead(self) -> int:
+        """How many descriptors of peers that have left are still in it."""
+        return self._dead
 
-        Raises OSError if the kernel has no room for them; the ledger is then untidy.
-        """
+    def joined(self, member: Membership, sets: Iterable[tuple[Key, list[Descriptor]]]) -> None:
+        """Writes down a new member and the eventfds that were made for it; where that fails it is untidy."""
         self._append([*_bells(sets), _join(member)])
 
     def left(self, place: int, peer: PeerId, descriptors: int) -> None:
         """Writes down that a member has left, and with it so many descriptors; where that fails it is untidy."""
-        try:
-            self._append([Record(f"left {place} {peer}".encode())])
-        except OSError:
-            # Said by being packed anew.
-            return
+        self._append([Record(f"left {place} {peer}".encode())])
         self._kept -= descriptors
         self._dead += descriptors
 
     def _append(self, records: Iterable[Record]) -> None:
-        if self._ark is None:
+        if self._ark is None or self.lost or self._torn:
             return
-        self._torn, torn = True, self._torn
-        for record in records:
-            self._ark.append(record)
-            self._kept += len(record.descriptors)
-        self._torn = torn
+        try:
+            for record in records:
+                self._ark.append(record)
+                self._kept += len(record.descriptors)
+        except OSError:
+            self._torn = True
 
     def pack(self, manifest: Manifest) -> None:
         """Begins anew with what is there.
 
-        Where there is no room for that just now, all stays as it is; raises OSError only if it cannot stay so.
+        Where there is no room for the old and the new at once, the old goes first: only a death in between is then the
+        fabric's. Where there is none for the new alone, the ledger is lost, until it is packed again.
         """
         if self._ark is None:
             return
@@ -107,19 +109,33 @@ class Ledger:
         try:
             self._ark.renew(records)
         except OSError:
-            if self._torn or not self._ark.exists:
-                raise
-            return
+            self._ark.clear()
+            try:
+                self._ark.renew(records)
+            except OSError:
+                self.abandon()
+                return
         self._kept = sum(len(record.descriptors) for record in records)
         self._dead = 0
-        self._torn = False
+        self._torn = self.lost = False
+
+    def abandon(self) -> None:
+        """Goes on without an ark: what it holds is needed for the fabric to work at all."""
+        if self._ark is not None:
+            self._ark.clear()
+            self._kept = self._dead = 0
+            self._torn, self.lost = False, True
 
     def read(self) -> Manifest:
         """What the ark holds; its descriptors are the caller's from now on. Nothing in the ark changes."""
-        reader = _Reader(self._goes)
+        reader, total = _Reader(self._goes), 0
         for record in self._ark.records() if self._ark is not None else ():
+            total += len(record.descriptors)
             reader.take(record)
-        return reader.finish()
+        manifest = reader.finish()
+        self._kept = len(manifest.members) + sum(map(len, manifest.sets.values()))
+        self._dead = total - self._kept
+        return manifest
 
 
 def _bells(sets: Iterable[tuple[Key, list[Descriptor]]]) -> Iterator[Record]:

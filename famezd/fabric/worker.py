@@ -113,16 +113,11 @@ class Worker:
 
     def _board(self, *, resume: bool) -> None:
         """Takes the fabric over from a predecessor, or begins it."""
-        try:
-            if resume:
-                self._fabric.resume()
-                self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
-            else:
-                self._fabric.start()
-        except OSError as e:
-            raise StartError(
-                f"cannot keep the fabric's descriptors: {e.strerror}; raise the limit of open files (LimitNOFILE=)"
-            ) from e
+        if resume:
+            self._fabric.resume()
+            self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
+        else:
+            self._fabric.start()
 
     # Serving
 
