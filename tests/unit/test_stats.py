@@ -252,6 +252,57 @@ def test_a_direct_page_counts_only_what_concerns_the_switch() -> None:
     assert {ANYBODY, SWITCH_ROW} == {0, 1}
 
 
+# What peers have been told
+
+
+def test_each_peer_has_marks_of_its_own_for_the_greeting_and_every_place(page: Page) -> None:
+    places = page.shape.places
+    at = [page.told_at(place) + word for place in range(places) for word in range(TOLD_WORDS)]
+    at += [page.told_at(place, other) for place in range(places) for other in range(places)]
+    assert sorted(at) == list(range(page.shape.told_at, page.shape.words))
+
+
+def test_a_newcomer_has_been_told_nothing_and_others_what_they_were(page: Page) -> None:
+    words, places = page.words, page.shape.places
+    for at in range(page.shape.told_at, page.shape.words):
+        words[at] = at
+    before = words.tolist()
+    page.tell_nothing(1)
+    mine = range(page.told_at(1), page.told_at(1) + TOLD_WORDS + places)
+    assert words.tolist() == [0 if at in mine else word for at, word in enumerate(before)]
+
+
+# What the switch has answered
+
+
+@pytest.mark.parametrize("shape", [RELAYED, DIRECT], ids=["relayed", "direct"])
+def test_what_was_rung_and_not_answered_is_found_by_row_and_vector(shape: Shape) -> None:
+    page, switch = Page.create("test", shape), shape.places - 1
+    assert page.unanswered(switch) == []
+    page.words[counter(shape, 0, switch, 2)] = 7
+    page.words[counter(shape, 0, switch, 1)] = 5
+    page.words[counter(shape, 0, 0, 0)] = 9
+    # The switch's own doorbells are for others.
+    page.words[counter(shape, SWITCH_ROW if shape is DIRECT else switch, 0, 0)] = 9
+    page.answered(0, 2, 4)
+    page.answered(0, 1, 5)
+    assert page.unanswered(switch) == [(0, 2, 3)]
+    page.answered(0, 2, 3)
+    assert page.unanswered(switch) == []
+    page.close()
+
+
+def test_nobody_has_to_answer_what_a_former_peer_rang(relayed: Page) -> None:
+    relayed.words[counter(RELAYED, 0, 3, 2)] = 7
+    relayed.words[counter(RELAYED, 1, 3, 2)] = 5
+    relayed.answered(0, 2, 4)
+    relayed.answered(1, 2, 4)
+    relayed.forget(0)
+    assert relayed.unanswered(3) == [(1, 2, 1)]
+    relayed.words[counter(RELAYED, 0, 3, 2)] += 1
+    assert relayed.unanswered(3) == [(0, 2, 1), (1, 2, 1)]
+
+
 def test_the_doorbells_follow_the_places(page: Page) -> None:
     shape = page.shape
     assert shape.doorbells_at == 7 + len(TOTALS) + shape.places * 5
