@@ -1,0 +1,148 @@
+"""The ledger: what a fabric wrote down is what its successor reads."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from famezd.fabric.ids import Coming
+from famezd.fabric.ledger import Key, Ledger, Manifest, Membership
+from famezd.protocol import Descriptor, PeerId
+from tests.unit.test_ark import Keeper
+
+
+def goes(key: Key, place: int) -> bool:
+    """As on a relayed fabric with sticky ports."""
+    return key[0] == place
+
+
+class Rig:
+    """A ledger, and the descriptors that go into it."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.keeper = self.stack.enter_context(closing(Keeper()))
+        self.ledger = Ledger(self.keeper.open(), goes)
+        self.ledger.pack(Manifest([], {}, []))
+
+    def bells(self, n: int) -> list[Descriptor]:
+        made = [Descriptor(os.eventfd(0)) for _ in range(n)]
+        for bell in made:
+            self.stack.callback(os.close, bell)
+        return made
+
+    def member(self, place: int, peer: int) -> tuple[Membership, socket.socket]:
+        ours, theirs = (self.stack.enter_context(end) for end in socket.socketpair())
+        return Membership(place, PeerId(peer), 1000 + peer, ours.fileno()), theirs
+
+    def read(self) -> Manifest:
+        """What a successor reads; its descriptors are closed at the end."""
+        manifest = Ledger(self.keeper.open(), goes).read()
+        for bells in manifest.sets.values():
+            for bell in bells:
+                self.stack.callback(os.close, bell)
+        for member in manifest.members:
+            self.stack.callback(os.close, member.connection)
+        return manifest
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    with rig.stack:
+        yield rig
+
+
+def same(one: list[Descriptor], other: list[Descriptor]) -> bool:
+    """Whether these are the same eventfds, in the same order."""
+    for n, bell in enumerate(one, 1):
+        os.eventfd_write(bell, n)
+    return [os.eventfd_read(bell) for bell in other] == list(range(1, len(one) + 1))
+
+
+def facts(manifest: Manifest) -> list[tuple[int, int, int]]:
+    return [(member.place, member.peer, member.joined) for member in manifest.members]
+
+
+def test_members_and_their_eventfds_are_read_as_they_were_written(rig: Rig) -> None:
+    sets = {(0, 0): rig.bells(3), (0, 1): rig.bells(3), (0, 2): rig.bells(3)}
+    member, theirs = rig.member(0, 7)
+    rig.ledger.joined(member, sets.items())
+    found = rig.read()
+    assert facts(found) == [(0, 7, 1007)]
+    assert found.ids == [Coming(PeerId(7), came=True)]
+    assert found.sets.keys() == sets.keys()
+    assert all(same(sets[key], found.sets[key]) for key in sets)
+    with socket.socket(fileno=os.dup(found.members[0].connection)) as copy:
+        copy.sendall(b"it is the same connection")
+        assert theirs.recv(64) == b"it is the same connection"
+
+
+def test_more_eventfds_than_a_record_holds_keep_their_order(rig: Rig) -> None:
+    sets = {(1, 1): rig.bells(400), (1, 0): rig.bells(300)}
+    rig.ledger.joined(rig.member(1, 1)[0], sets.items())
+    found = rig.read()
+    assert all(same(sets[key], found.sets[key]) for key in sets)
+
+
+def test_who_left_is_gone_with_what_goes_and_its_connection_ends(rig: Rig) -> None:
+    for place in (0, 1):
+        member, theirs = rig.member(place, place)
+        rig.ledger.joined(member, {(place, place): rig.bells(2), (place, 1 - place): rig.bells(2)}.items())
+        if place == 0:
+            leaver = theirs
+    rig.ledger.left(0, PeerId(0), 5)
+    found = rig.read()
+    assert facts(found) == [(1, 1, 1001)]
+    assert found.sets.keys() == {(1, 1), (1, 0)}
+    assert found.ids[-1] == Coming(PeerId(0), came=False)
+    leaver.settimeout(5)
+    assert leaver.recv(1) == b""
+
+
+def test_a_join_that_was_not_completed_leaves_nothing_behind(rig: Rig) -> None:
+    # No such descriptor can be sent: the eventfds are written, the join is not.
+    impossible = rig.member(0, 0)[0]._replace(connection=1 << 20)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        rig.ledger.joined(impossible, {(0, 0): rig.bells(2)}.items())
+    assert rig.ledger.untidy
+    assert rig.read() == Manifest([], {}, [])
+    # The same place, taken by the next.
+    rig.ledger.pack(Manifest([], {}, []))
+    assert not rig.ledger.untidy
+    sets = {(0, 0): rig.bells(2)}
+    rig.ledger.joined(rig.member(0, 3)[0], sets.items())
+    found = rig.read()
+    assert same(sets[0, 0], found.sets[0, 0])
+
+
+def test_packing_keeps_what_there_is_and_the_order_of_ids(rig: Rig) -> None:
+    ids = [Coming(PeerId(n % 700), came=n % 3 > 0) for n in range(1200)]
+    sets = {(2, 2): rig.bells(2)}
+    rig.ledger.pack(Manifest([rig.member(2, 5)[0]], sets, ids))
+    found = rig.read()
+    assert facts(found) == [(2, 5, 1005)]
+    assert same(sets[2, 2], found.sets[2, 2])
+    assert found.ids[: len(ids)] == ids
+
+
+def test_it_is_untidy_when_most_of_it_is_of_who_has_left(rig: Rig) -> None:
+    bells = rig.bells(250)
+    member, _ = rig.member(0, 0)
+    for n in range(1, 20):
+        rig.ledger.joined(member, {(0, 0): bells}.items())
+        rig.ledger.left(0, PeerId(0), 251)
+        assert rig.ledger.untidy == (n * 251 > 2048)
+
+
+def test_without_a_manager_there_is_nothing_to_write_to() -> None:
+    ledger = Ledger(None, goes)
+    ledger.joined(Membership(0, PeerId(0), 0, -1), [])
+    ledger.left(0, PeerId(0), 1)
+    ledger.pack(Manifest([], {}, []))
+    assert ledger.read() == Manifest([], {}, [])
+    assert not ledger.untidy
