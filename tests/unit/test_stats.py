@@ -217,8 +217,9 @@ def test_forget_begins_the_counters_of_a_place_anew_and_takes_nothing_from_who_w
     places, vectors = data.draw(st.integers(3, 5)), data.draw(st.integers(1, 3))
     rows = data.draw(st.sampled_from([places, 2, 0]))
     shape, place = Shape(places, rows, vectors), data.draw(st.integers(0, places - 1))
-    page = Page.create("test", shape)
     counts = data.draw(st.lists(st.integers(0, 9), min_size=rows * places * vectors, max_size=rows * places * vectors))
+    # Last, because a draw may end the example.
+    page = Page.create("test", shape)
     for i, count in enumerate(counts):
         page.words[shape.doorbells_at + i] = count
     before = page.words.tolist()
