@@ -67,6 +67,8 @@ class Ark:
         for name, descriptors in given.items():
             if found := NAME.fullmatch(name):
                 generations.setdefault(int(found[1]), {})[int(found[2])] = _Pair.adopt(descriptors)
+        # No number is given twice: the manager may be late to let go of a generation that failed or was unfinished.
+        self._last = max(generations, default=-1)
         for generation in sorted(generations, reverse=True):
             pairs = [generations[generation][n] for n in sorted(generations[generation])]
             if not self._pairs and any(pair.whole() for pair in pairs):
@@ -95,9 +97,10 @@ class Ark:
 
     def renew(self, records: Iterable[Record]) -> None:
         """Begins a new generation with these records in place of all before; raises OSError as `append`."""
-        generation, pairs = self._generation + 1, list[_Pair]()
-        self._open_pair(generation, pairs)
+        self._last += 1
+        generation, pairs = self._last, list[_Pair]()
         try:
+            self._open_pair(generation, pairs)
             for record in (*records, Record(_WHOLE)):
                 try:
                     pairs[-1].append(record)
@@ -116,8 +119,12 @@ class Ark:
 
     def _open_pair(self, generation: int, pairs: list[_Pair]) -> _Pair:
         pair = _Pair.create()
-        # Kept before anything is in it: what is appended is safe at once.
-        self._keeper.store(f"ark.{generation}.{len(pairs)}", pair.descriptors)
+        try:
+            # Kept before anything is in it: what is appended is safe at once.
+            self._keeper.store(f"ark.{generation}.{len(pairs)}", pair.descriptors)
+        except OSError:
+            pair.close()
+            raise
         pairs.append(pair)
         return pair
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famezd.fabric.ids import FreshIds, StickyIds
+from famezd.fabric.ids import Coming, FreshIds, StickyIds
 from famezd.protocol import MAX_PEER_ID, PeerId
 
 MOVES = st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=80)
@@ -82,4 +82,109 @@ def test_a_departure_is_forgotten_when_those_who_saw_it_have_left_even_if_later_
     assert ids.take() is None
     ids.release(PeerId(0))
     # 2 joined after 1 had left, and has seen 0 depart.
+    assert [ids.take(), ids.take()] == [1, None]
+
+
+# Succession
+
+
+class Witnesses:
+    """Who is connected, and which departures each has seen: what the law is about."""
+
+    def __init__(self) -> None:
+        self.seen: dict[PeerId, set[int]] = {}
+
+    @property
+    def barred(self) -> set[int]:
+        return set(self.seen).union(*self.seen.values())
+
+    def move(self, ids: FreshIds, count: int, move: int | None) -> Coming | None:
+        """Somebody joins, or one of those who are there leaves; returns what a ledger writes down of it."""
+        if move is None:
+            barred = self.barred
+            peer = ids.take()
+            assert (peer is None) == (len(barred) == count)
+            if peer is None:
+                return None
+            assert peer not in barred
+            self.seen[peer] = set()
+            return Coming(peer, came=True)
+        if not self.seen:
+            return None
+        peer = list(self.seen)[move % len(self.seen)]
+        del self.seen[peer]
+        ids.release(peer)
+        for departures in self.seen.values():
+            departures.add(peer)
+        return Coming(peer, came=False)
+
+
+@given(st.integers(0, 2), st.integers(1, 8), MOVES, st.lists(st.integers(0, 80), max_size=4))
+def test_a_successor_that_relives_the_history_keeps_the_law_and_wastes_no_id(
+    first: int, count: int, moves: list[int | None], successions: list[int]
+) -> None:
+    ids, witnesses = FreshIds(range(first, first + count)), Witnesses()
+    for n, move in enumerate(moves):
+        for _ in range(successions.count(n)):
+            history = ids.history()
+            ids = FreshIds(range(first, first + count))
+            ids.relive(history)
+            assert ids.history() == history
+        witnesses.move(ids, count, move)
+
+
+@given(st.integers(1, 8), MOVES, st.integers(0, 80), st.integers(0, 80))
+def test_a_successor_that_relives_all_since_the_last_packing_goes_on_as_its_predecessor(
+    count: int, moves: list[int | None], packed: int, killed: int
+) -> None:
+    ids, witnesses = FreshIds(range(count)), Witnesses()
+    ledger: list[Coming] = []
+    for n, move in enumerate(moves):
+        if n == packed:
+            # So that both give the same ids again, they begin with the same history.
+            ledger = ids.history()
+            ids = FreshIds(range(count))
+            ids.relive(ledger)
+        if n == killed:
+            ids = FreshIds(range(count))
+            ids.relive(ledger)
+        going_on = FreshIds(range(count))
+        going_on.relive(ledger)
+        coming = witnesses.move(ids, count, move)
+        if coming is not None:
+            ledger.append(coming)
+            if coming.came:
+                assert going_on.take() == coming.peer
+        elif move is None:
+            assert going_on.take() is None
+
+
+@given(st.integers(1, 6), MOVES, st.integers(0, 80))
+def test_a_successor_with_sticky_ids_goes_on_as_its_predecessor(
+    count: int, moves: list[int | None], killed: int
+) -> None:
+    ids, going_on, taken = StickyIds(range(count)), StickyIds(range(count)), list[PeerId]()
+    for n, move in enumerate(moves):
+        if n == killed:
+            history = ids.history()
+            ids = StickyIds(range(count))
+            ids.relive(history)
+        if move is None:
+            peer = ids.take()
+            assert going_on.take() == peer
+            if peer is not None:
+                taken.append(peer)
+        elif taken:
+            leaver = taken.pop(move % len(taken))
+            ids.release(leaver)
+            going_on.release(leaver)
+
+
+def test_who_was_there_when_somebody_left_remembers_it_under_a_successor() -> None:
+    ids = FreshIds(range(3))
+    ids.relive([Coming(PeerId(0), came=True), Coming(PeerId(1), came=True), Coming(PeerId(1), came=False)])
+    # 0 has seen 1 depart.
+    assert [ids.take(), ids.take()] == [2, None]
+    ids.release(PeerId(0))
+    # 2 joined after that, and has seen 0 depart.
     assert [ids.take(), ids.take()] == [1, None]

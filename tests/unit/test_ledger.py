@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from famezd.ark import Ark
 from famezd.fabric.ids import Coming
-from famezd.fabric.ledger import Key, Ledger, Manifest, Membership
+from famezd.fabric.ledger import Goes, Key, Ledger, Manifest, Membership
 from famezd.protocol import Descriptor, PeerId
 from tests.unit.test_ark import Keeper
 
@@ -41,6 +43,10 @@ class Rig:
 
     def read(self) -> Manifest:
         """What a successor reads; its descriptors are closed at the end."""
+        return self.read_with(goes)
+
+    def read_with(self, goes: Goes) -> Manifest:
+        """The same, where other eventfds go."""
         manifest = Ledger(self.keeper.open(), goes).read()
         for bells in manifest.sets.values():
             for bell in bells:
@@ -157,3 +163,76 @@ def test_without_a_manager_there_is_nothing_to_write_to() -> None:
     ledger.pack(Manifest([], {}, []))
     assert ledger.read() == Manifest([], {}, [])
     assert not ledger.untidy
+
+
+def test_a_departure_that_cannot_be_written_down_makes_it_untidy_until_it_is_packed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, _ = rig.member(0, 0)
+    rig.ledger.joined(member, {(0, 0): rig.bells(2)}.items())
+    with monkeypatch.context() as full:
+        full.setattr(Ark, "append", no_room)
+        rig.ledger.left(0, PeerId(0), 3)
+        assert rig.ledger.untidy
+        full.setattr(Ark, "renew", no_room)
+        # It cannot stay as it is, because it says that somebody is there who has left.
+        with pytest.raises(OSError, match="Too many references"):
+            rig.ledger.pack(Manifest([], {}, []))
+    assert rig.ledger.untidy
+    rig.ledger.pack(Manifest([], {}, []))
+    assert not rig.ledger.untidy
+    assert rig.read() == Manifest([], {}, [])
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+
+def test_where_there_is_no_room_to_pack_all_stays_as_it_is(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    member, _ = rig.member(0, 0)
+    sets = {(0, 0): rig.bells(2)}
+    rig.ledger.joined(member, sets.items())
+    monkeypatch.setattr(Ark, "renew", no_room)
+    rig.ledger.pack(Manifest([], {}, []))
+    found = rig.read()
+    assert facts(found) == [(0, 0, 1000)]
+    assert same(sets[0, 0], found.sets[0, 0])
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_reading_opens_only_what_it_returns(rig: Rig, torn: bool) -> None:
+    for place in range(3):
+        member, _ = rig.member(place, place)
+        rig.ledger.joined(member, {(place, place): rig.bells(300), (place, 3): rig.bells(2)}.items())
+    rig.ledger.left(1, PeerId(1), 303)
+    if torn:
+        impossible = rig.member(4, 4)[0]._replace(connection=1 << 20)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            rig.ledger.joined(impossible, {(4, 4): rig.bells(300)}.items())
+    successor = Ledger(rig.keeper.open(), goes)
+    before = set(os.listdir("/proc/self/fd"))
+    manifest = successor.read()
+    opened = {fd for bells in manifest.sets.values() for fd in bells} | {m.connection for m in manifest.members}
+    assert len(opened) == 2 * 303
+    for fd in opened:
+        os.close(fd)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_eventfds_that_do_not_go_with_their_place_stay(rig: Rig) -> None:
+    """As on a direct fabric with sticky ports, where peers hold them for good."""
+
+    def never(_key: Key, _place: int) -> bool:
+        return False
+
+    ledger = Ledger(rig.keeper.open(), never)
+    ledger.pack(Manifest([], {}, []))
+    sets = {(0, 0): rig.bells(2), (1, 1): rig.bells(2)}
+    ledger.joined(rig.member(0, 0)[0], sets.items())
+    ledger.left(0, PeerId(0), 1)
+    # The place's next occupant has the same ones, so they are not written down again.
+    ledger.joined(rig.member(0, 0)[0], [])
+    found = rig.read_with(never)
+    assert facts(found) == [(0, 0, 1000)]
+    assert found.sets.keys() == sets.keys()
+    assert all(same(sets[key], found.sets[key]) for key in sets)

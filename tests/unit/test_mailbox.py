@@ -209,20 +209,26 @@ def test_the_descriptor_that_peers_get_neither_holds_nor_breaks_the_lock(path: P
             pass
 
 
-def test_a_mailbox_that_cannot_be_given_away_is_not_left_behind_and_stays_unlocked() -> None:
+@pytest.mark.parametrize("found", [False, True])
+def test_a_mailbox_that_cannot_be_given_away_is_as_before_and_unlocked(found: bool) -> None:
     folder = Path(tempfile.mkdtemp(dir=SHM))
     try:
         if ROOT:
             # Root may give files to anybody.
             os.chown(folder, NOBODY, NOBODY)
             os.seteuid(NOBODY)
-        wanted = backing(folder / "mailbox")._replace(gid=4242, mode=0o666)
+        path = folder / "mailbox"
+        if found:
+            path.write_bytes(bytes(SIZE))
+            path.chmod(0o600)
+        wanted = backing(path)._replace(gid=4242, mode=0o666)
         for _ in range(2):
             assert refused(wanted) == (
                 f"cannot give the mailbox {folder}/mailbox its owner, group and mode: Operation not permitted; "
                 f"run as root or choose a group that the service is in"
             )
-            assert not (folder / "mailbox").exists()
+            assert path.exists() == found
+            assert not found or stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         if ROOT:
             os.seteuid(0)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import deque
 from collections.abc import Iterable
 
 import pytest
@@ -38,6 +39,8 @@ from famezd.protocol import (
 CAPACITY = 3
 VECTORS = 2
 IDS = range(4)
+DOUBT, GREETING, PLACES_AT = 0, 1, 4
+"""Where in a peer's marks what is, as in a row of the stats page."""
 SETUP_ONLY = 4
 """Batches of a set-up that are nobody else's announcement: version, id, memory, the newcomer's own."""
 
@@ -183,9 +186,11 @@ def test_a_resumed_batch_goes_on_where_it_stopped_and_before_all_others() -> Non
 class Member:
     """A peer of the modelled server: what it is owed, what it was sent, and what it made of that."""
 
-    def __init__(self, peer: PeerId, batches: Iterable[Batch]) -> None:
+    def __init__(self, peer: PeerId, place: int) -> None:
         self.peer = peer
-        self.outbox = outbox_of(batches)
+        self.place = place
+        self.marks = [0] * (PLACES_AT + CAPACITY)
+        self.outbox = Outbox(self.marks, DOUBT)
         self.client = Client()
         self.stream: list[Message] = []
 
@@ -194,6 +199,7 @@ class Member:
         limit = len(self.stream) + room
 
         def send(word: bytes, descriptor: Descriptor | None) -> None:
+            assert self.marks[DOUBT]
             if len(self.stream) == limit:
                 raise BlockingIOError
             message = Message(decode(word), descriptor)
@@ -204,6 +210,20 @@ class Member:
             self.outbox.flush(send)
         except BlockingIOError:
             assert len(self.stream) == limit
+        self.assert_marked()
+
+    def assert_marked(self) -> None:
+        """The marks say what the peer was sent, as the stream does."""
+        greeted = [VERSION, self.peer, MEMORY][: len(self.stream)]
+        assert self.marks[DOUBT] == 0
+        assert [marked(word)[0] for word in self.marks[GREETING : GREETING + 3] if word] == greeted
+        told: dict[int, int] = {}
+        for value, descriptor in self.stream[3:]:
+            told[value] = told.get(value, 0) + 1 if descriptor is not None else 0
+        # A place may have changed hands: of a peer whose mark another has taken over, it was said last that it left.
+        found = dict(marked(word) for word in self.marks[PLACES_AT:] if word)
+        assert {value: told.get(value) for value in found} == found
+        assert not any(sent for value, sent in told.items() if value not in found)
 
 
 class FreshServer:
@@ -213,6 +233,7 @@ class FreshServer:
         self.ids = FreshIds(IDS)
         self.members: dict[PeerId, Member] = {}
         self.gone: list[Member] = []
+        self._free = deque(range(CAPACITY))
         self._tokens = 0
         self.truth: dict[PeerId, dict[PeerId, list[Descriptor]]] = {}
         """By peer and other: the bells by which the one rings the other, and its own vectors."""
@@ -220,24 +241,29 @@ class FreshServer:
     def join(self) -> None:
         if len(self.members) == CAPACITY or (peer := self.ids.take()) is None:
             return
+        place = self._free.popleft()
         truth = self.truth[peer] = {other: self._bells() for other in self.members}
         own = self._bells()
-        others = [announcement(other, made) for other, made in truth.items()]
+        others = [announcement(other, made, PLACES_AT + self.members[other].place) for other, made in truth.items()]
         truth[peer] = own
         for other, member in self.members.items():
             made = self.truth[other][peer] = self._bells()
-            member.outbox.add(announcement(peer, made))
-        self.members[peer] = Member(peer, setup(peer, Descriptor(0), others, own))
+            member.outbox.add(announcement(peer, made, PLACES_AT + place))
+        newcomer = self.members[peer] = Member(peer, place)
+        for batch in setup(peer, Descriptor(0), others, own, greeting_mark=GREETING, own_mark=PLACES_AT + place):
+            newcomer.outbox.add(batch)
 
     def leave(self, choice: int) -> None:
         if not self.members:
             return
         peer = list(self.members)[choice % len(self.members)]
-        self.gone.append(self.members.pop(peer))
+        leaver = self.members.pop(peer)
+        self.gone.append(leaver)
+        self._free.append(leaver.place)
         self.ids.release(peer)
         del self.truth[peer]
         for other, member in self.members.items():
-            member.outbox.depart(peer)
+            member.outbox.depart(peer, PLACES_AT + leaver.place)
             del self.truth[other][peer]
 
     def flush(self, choice: int, room: int) -> None:

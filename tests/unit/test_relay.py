@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from famezd.fabric import relay
 from famezd.fabric.relay import EMPTY, STALL, SWITCH, Relay, SwitchDoorbell
 from famezd.stats import ANYBODY, COUNT_LIMIT, IN_FLIGHT, SWITCH_ROW, InFlight, Page, Shape
 from tests.unit.conftest import wait_until
@@ -299,6 +300,23 @@ def test_a_receiver_that_blocks_is_given_up_and_costs_nobody_else_a_doorbell(rig
     rig.turn()
     assert rig.stalled == [1], "nothing stood still again"
     assert (sum(rig.page.doorbells()), rings(receiver), rig.page.totals()["dropped"]) == (10, 2, 6)
+
+
+def test_receivers_that_block_are_given_up_one_by_one_where_nobody_is_wary(
+    rig: Rig, eventfd: Eventfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if so long had gone by between them.
+    monkeypatch.setattr(relay, "WARY", -1.0)
+    for place in range(3):
+        bell, receiver = eventfd(), eventfd()
+        rig.relay.connect(place, [receiver, EMPTY])
+        rig.relay.add(bell, 0, place, 0)
+        os.eventfd_write(receiver, FULL)
+        set_blocking(receiver)
+        os.eventfd_write(bell, 1)
+    rig.turn()
+    assert sorted(rig.stalled) == [0, 1, 2]
+    assert rig.page.totals()["dropped"] == 3
 
 
 def test_after_one_stall_no_other_receiver_can_cause_another(rig: Rig, eventfd: Eventfd) -> None:

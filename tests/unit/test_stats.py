@@ -217,8 +217,9 @@ def test_forget_begins_the_counters_of_a_place_anew_and_takes_nothing_from_who_w
     places, vectors = data.draw(st.integers(3, 5)), data.draw(st.integers(1, 3))
     rows = data.draw(st.sampled_from([places, 2, 0]))
     shape, place = Shape(places, rows, vectors), data.draw(st.integers(0, places - 1))
-    page = Page.create("test", shape)
     counts = data.draw(st.lists(st.integers(0, 9), min_size=rows * places * vectors, max_size=rows * places * vectors))
+    # Last, because a draw may end the example.
+    page = Page.create("test", shape)
     for i, count in enumerate(counts):
         page.words[shape.doorbells_at + i] = count
     before = page.words.tolist()
@@ -250,6 +251,57 @@ def test_a_direct_page_counts_only_what_concerns_the_switch() -> None:
     assert settings.shape(switch=False) == Shape(14, 0, 16)
     assert settings.shape(switch=True) == Shape(15, 2, 16)
     assert {ANYBODY, SWITCH_ROW} == {0, 1}
+
+
+# What peers have been told
+
+
+def test_each_peer_has_marks_of_its_own_for_the_greeting_and_every_place(page: Page) -> None:
+    places = page.shape.places
+    at = [page.told_at(place) + word for place in range(places) for word in range(TOLD_WORDS)]
+    at += [page.told_at(place, other) for place in range(places) for other in range(places)]
+    assert sorted(at) == list(range(page.shape.told_at, page.shape.words))
+
+
+def test_a_newcomer_has_been_told_nothing_and_others_what_they_were(page: Page) -> None:
+    words, places = page.words, page.shape.places
+    for at in range(page.shape.told_at, page.shape.words):
+        words[at] = at
+    before = words.tolist()
+    page.tell_nothing(1)
+    mine = range(page.told_at(1), page.told_at(1) + TOLD_WORDS + places)
+    assert words.tolist() == [0 if at in mine else word for at, word in enumerate(before)]
+
+
+# What the switch has answered
+
+
+@pytest.mark.parametrize("shape", [RELAYED, DIRECT], ids=["relayed", "direct"])
+def test_what_was_rung_and_not_answered_is_found_by_row_and_vector(shape: Shape) -> None:
+    page, switch = Page.create("test", shape), shape.places - 1
+    assert page.unanswered(switch) == []
+    page.words[counter(shape, 0, switch, 2)] = 7
+    page.words[counter(shape, 0, switch, 1)] = 5
+    page.words[counter(shape, 0, 0, 0)] = 9
+    # The switch's own doorbells are for others.
+    page.words[counter(shape, SWITCH_ROW if shape is DIRECT else switch, 0, 0)] = 9
+    page.answered(0, 2, 4)
+    page.answered(0, 1, 5)
+    assert page.unanswered(switch) == [(0, 2, 3)]
+    page.answered(0, 2, 3)
+    assert page.unanswered(switch) == []
+    page.close()
+
+
+def test_nobody_has_to_answer_what_a_former_peer_rang(relayed: Page) -> None:
+    relayed.words[counter(RELAYED, 0, 3, 2)] = 7
+    relayed.words[counter(RELAYED, 1, 3, 2)] = 5
+    relayed.answered(0, 2, 4)
+    relayed.answered(1, 2, 4)
+    relayed.forget(0)
+    assert relayed.unanswered(3) == [(1, 2, 1)]
+    relayed.words[counter(RELAYED, 0, 3, 2)] += 1
+    assert relayed.unanswered(3) == [(0, 2, 1), (1, 2, 1)]
 
 
 def test_the_doorbells_follow_the_places(page: Page) -> None:
