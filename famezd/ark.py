@@ -65,7 +65,7 @@ class Ark:
         self._pairs: list[_Pair] = []
         generations: dict[int, dict[int, _Pair]] = {}
         for name, descriptors in given.items():
-            if found := NAME.fullmatch(name):
+            if (found := NAME.fullmatch(name)) and len(descriptors) == 2:
                 generations.setdefault(int(found[1]), {})[int(found[2])] = _Pair.adopt(descriptors)
         # No number is given twice: the manager may be late to let go of a generation that failed or was unfinished.
         self._last = max(generations, default=-1)

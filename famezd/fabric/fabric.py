@@ -496,6 +496,8 @@ class Fabric:
             self._starved.discard(member)
             self.epoll.unregister(member.connection)
             self._wiring.sweep(member.place)
+            # While it is still known whose these were.
+            self._tell_switch()
             # Before anybody is told: whoever goes on from the ark must not take the peer for one that is there.
             self._ledger.left(member.place, member.id, self._wiring.count(member.place) + 1)
             hang_up(member.connection.detach())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 
-from famezd.ark import Ark
+from famezd.ark import Ark, Record
 from famezd.fabric.ids import Coming
 from famezd.fabric.ledger import Goes, Key, Ledger, Manifest, Membership
 from famezd.protocol import Descriptor, PeerId
@@ -176,11 +176,11 @@ def test_a_departure_that_cannot_be_written_down_makes_it_untidy_until_it_is_pac
         assert rig.ledger.untidy
         full.setattr(Ark, "renew", no_room)
         # It cannot stay as it is, because it says that somebody is there who has left.
-        with pytest.raises(OSError, match="Too many references"):
-            rig.ledger.pack(Manifest([], {}, []))
-    assert rig.ledger.untidy
+        rig.ledger.pack(Manifest([], {}, []))
+        assert rig.ledger.lost
     rig.ledger.pack(Manifest([], {}, []))
     assert not rig.ledger.untidy
+    assert not rig.ledger.lost
     assert rig.read() == Manifest([], {}, [])
 
 
@@ -188,12 +188,20 @@ def no_room(*_: object) -> None:
     raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
 
 
-def test_where_there_is_no_room_to_pack_all_stays_as_it_is(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_room_for_old_and_new_the_old_goes_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     member, _ = rig.member(0, 0)
     sets = {(0, 0): rig.bells(2)}
     rig.ledger.joined(member, sets.items())
-    monkeypatch.setattr(Ark, "renew", no_room)
-    rig.ledger.pack(Manifest([], {}, []))
+    renew = Ark.renew
+
+    def renew_alone(ark: Ark, records: Iterable[Record]) -> None:
+        if ark.exists:
+            no_room()
+        renew(ark, records)
+
+    monkeypatch.setattr(Ark, "renew", renew_alone)
+    rig.ledger.pack(Manifest([member], sets, []))
+    assert not rig.ledger.lost
     found = rig.read()
     assert facts(found) == [(0, 0, 1000)]
     assert same(sets[0, 0], found.sets[0, 0])
@@ -207,8 +215,7 @@ def test_reading_opens_only_what_it_returns(rig: Rig, torn: bool) -> None:
     rig.ledger.left(1, PeerId(1), 303)
     if torn:
         impossible = rig.member(4, 4)[0]._replace(connection=1 << 20)
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            rig.ledger.joined(impossible, {(4, 4): rig.bells(300)}.items())
+        rig.ledger.joined(impossible, {(4, 4): rig.bells(300)}.items())
     successor = Ledger(rig.keeper.open(), goes)
     before = set(os.listdir("/proc/self/fd"))
     manifest = successor.read()
