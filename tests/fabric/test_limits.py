@@ -79,7 +79,8 @@ def test_full_fabric_has_as_many_descriptors_as_were_foreseen(start: Start, kind
         worker.wait(lambda: not worker.present, "all have left")
     # Sticky direct ports keep their eventfds for good.
     kept = 14 * 16 if kind == ("direct", "sticky") else 0
-    assert len(list(Path(f"/proc/{worker.pid}/fd").iterdir())) == idle + kept
+    # Its ark may just be packed anew.
+    worker.wait(lambda: len(list(Path(f"/proc/{worker.pid}/fd").iterdir())) == idle + kept, "nothing is left open")
 
 
 def test_worker_raises_its_own_soft_limit(start: Start) -> None:
