@@ -8,7 +8,8 @@ thousands.
 
 Reading peeks: a record stays in its queue, so a reader that is killed on the way leaves all as it was.
 
-Pairs belong to generations. A generation is written whole, and marked so, before the one before it is let go.
+Pairs belong to generations. A generation is written whole, marked so, and known to be in the manager's hands before
+the one before it is let go: else the manager could die with the only word of it still unread.
 
 What is in flight counts against the limit of open files of the user, over all processes (ETOOMANYREFS).
 """
@@ -43,6 +44,9 @@ class Keeper(Protocol):
 
     def forget(self, name: str) -> None:
         """Lets go of all that is kept under a name."""
+
+    def settle(self) -> bool:
+        """Waits a moment until all of that is done; whether it is."""
 
 
 class Record(NamedTuple):
@@ -93,10 +97,15 @@ class Ark:
         try:
             self._pairs[-1].append(record)
         except BlockingIOError:
-            self._open_pair(self._generation, self._pairs).append(record)
+            pair = self._open_pair(self._generation, self._pairs)
+            self._keeper.settle()
+            pair.append(record)
 
     def renew(self, records: Iterable[Record]) -> None:
-        """Begins a new generation with these records in place of all before; raises OSError as `append`."""
+        """Begins a new generation with these records in place of all before.
+
+        Raises OSError as `append`, and TimeoutError if the manager does not take it; then all is as it was.
+        """
         self._last += 1
         generation, pairs = self._last, list[_Pair]()
         try:
@@ -106,6 +115,7 @@ class Ark:
                     pairs[-1].append(record)
                 except BlockingIOError:
                     self._open_pair(generation, pairs).append(record)
+            self._settle()
         except BaseException:
             self._drop(generation, pairs)
             raise
@@ -127,6 +137,10 @@ class Ark:
             raise
         pairs.append(pair)
         return pair
+
+    def _settle(self) -> None:
+        if not self._keeper.settle():
+            raise TimeoutError("the manager is too busy to take it")
 
     def _drop(self, generation: int, pairs: list[_Pair]) -> None:
         for n, pair in enumerate(pairs):

@@ -175,6 +175,31 @@ def _adopt(backing: Backing) -> int:
     return descriptor
 
 
+def is_backed(descriptor: int, backing: Backing) -> bool:
+    """Whether `descriptor` is what `open_backing` would open."""
+    found = os.fstat(descriptor)
+    if found.st_size != backing.size:
+        return False
+    if backing.kind == "memfd":
+        return found.st_nlink == 0 and _name(descriptor).startswith("/memfd:")
+    try:
+        return os.path.samestat(found, os.lstat(backing.path))
+    except OSError:
+        return False
+
+
+def discard(descriptor: int) -> None:
+    """Removes the file that `descriptor` is, if it still has its name."""
+    path = _name(descriptor)
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            os.unlink(path)
+
+
+def _name(descriptor: int) -> str:
+    return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
 def claim(descriptor: int, path: str) -> int:
     """Makes sure that no other server uses the same mailbox; returns the lock, which is held as long as it is open.
 

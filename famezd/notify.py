@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import select
 import socket
 import struct
 from collections import deque
@@ -22,6 +23,8 @@ FIRST_DESCRIPTOR = 3
 WAIT = 5.0
 """Seconds that a message which must not be lost waits for a busy manager, whose queue may have room for ten only
 (net.unix.max_dgram_qlen) and is the same for all of its services."""
+MOMENT = 0.05
+"""Seconds that even who is in a hurry waits, to be sure that the manager has what it was told."""
 _MAX_DESCRIPTORS = 253
 """The most descriptors in one message: SCM_MAX_FD of the kernel."""
 _UCRED = struct.Struct("iII")
@@ -83,14 +86,44 @@ class Manager:
 
         Waits `patience` seconds for a manager that is busy; raises OSError if it does not take them.
         """
+        fds = array.array("i", descriptors)
+        for start in range(0, len(fds), _MAX_DESCRIPTORS):
+            # Not to be polled: what has hung up is for us to find, not for the manager to throw away.
+            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", fds[start : start + _MAX_DESCRIPTORS])
+
+    def barrier(self) -> int:
+        """A descriptor, the caller's, that hangs up when the manager has taken all that it was told before.
+
+        Raises OSError as `store`. Where there is no manager it has hung up already. See sd_notify_barrier(3).
+        """
+        taken, pending = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._send("BARRIER=1", array.array("i", [pending]))
+        except OSError:
+            os.close(taken)
+            raise
+        finally:
+            os.close(pending)
+        return taken
+
+    def settle(self) -> bool:
+        """Waits until the manager has taken all that it was told, for `patience` or `MOMENT`; whether it has."""
+        try:
+            taken = self.barrier()
+        except OSError:
+            return False
+        try:
+            return has_hung_up(taken, max(self.patience, MOMENT))
+        finally:
+            os.close(taken)
+
+    def _send(self, text: str, descriptors: array.array[int]) -> None:
         if self._notifier.socket is None:
             return
         self._notifier.socket.settimeout(self.patience)
-        fds = array.array("i", descriptors)
         try:
-            for start in range(0, len(fds), _MAX_DESCRIPTORS):
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds[start : start + _MAX_DESCRIPTORS].tobytes())]
-                self._notifier.socket.sendmsg([f"FDSTORE=1\nFDNAME={name}".encode()], ancillary)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
+            self._notifier.socket.sendmsg([text.encode()], ancillary)
         finally:
             self._notifier.socket.setblocking(False)
 
@@ -103,6 +136,13 @@ class Manager:
             except OSError:
                 return
             self._obsolete.popleft()
+
+
+def has_hung_up(descriptor: int, timeout: float = 0.0) -> bool:
+    """Whether the other end of a pipe is closed, or will be within `timeout` seconds."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(timeout * 1000))
 
 
 class Notification(NamedTuple):

@@ -38,7 +38,7 @@ IN_FLIGHT = 4
 TOTALS_AT = 7
 
 JOINS = "joins"
-LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt"))
+LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt", "kicked"))
 REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources", "stalled"))
 TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "turns", "busy_ns")
 """The names of the totals, in the order of their words."""
@@ -151,6 +151,11 @@ class Page:
         if words[0] != LAYOUT_VERSION or shape.words * WORD != size:
             raise StatsError(f"a stats page of layout {words[0]} and {size} bytes; this is layout {LAYOUT_VERSION}")
         return cls(descriptor, shape, words)
+
+    @property
+    def identity(self) -> int:
+        """Tells the page from all others of its time: the number of its memfd's inode."""
+        return os.fstat(self.descriptor).st_ino
 
     def close(self) -> None:
         """Unmaps the page and closes its descriptor."""

@@ -10,8 +10,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
 
 from famezd.ark import Ark
 from famezd.fabric import log
@@ -66,11 +65,6 @@ class Refused(Exception):  # noqa: N818 (what happens to the newcomer, not an er
         """One of the stats page's reasons."""
 
 
-class _Leaver(NamedTuple):
-    peer: Peer
-    reason: str
-
-
 class Fabric:
     """The members of one fabric, its switch, and the doorbells between them.
 
@@ -85,8 +79,10 @@ class Fabric:
         mailbox: Descriptor,
         *,
         ark: Ark | None,
+        charter: Mapping[str, str],
         logger: log.Log,
     ) -> None:
+        """`charter` is what a successor is to find of the fabric in the `ark`."""
         self.peers = settings.peers
         self.vectors = settings.vectors
         self.switch = personality.first_id + settings.peers
@@ -114,18 +110,19 @@ class Fabric:
         self._free = deque(range(settings.peers))
         wiring = Relayed if settings.relayed else Direct
         self._wiring: Wiring = wiring(self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky)
-        self._leaving: deque[_Leaver] = deque()
+        self._leaving: deque[Peer] = deque()
+        self._held = False
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
         self._lines_since, self._lines = 0.0, 0
         self._retry_at: float | None = None
         self._pack_at: float | None = None
-        self._ledger = Ledger(ark, self._wiring.goes)
+        self._ledger = Ledger(ark, self._wiring.goes, charter)
         self._personality = personality(self)
 
     def start(self) -> None:
-        """Begins with nobody there; raises OSError if the ark cannot be made.
+        """Begins with nobody there; raises OSError if the ark cannot be read.
 
         Whoever was there before, in an ark that does not fit any more, is hung up on.
         """
@@ -142,11 +139,14 @@ class Fabric:
         self._page.delivered()
         for row, vector, rings in self._unanswered():
             self._page.answered(row, vector, rings)
-        self._ledger.pack(Manifest([], {}, []))
+        self._pack()
         self._call_switch(self._personality.started)
 
-    def resume(self) -> None:
-        """Goes on where a predecessor stopped, whatever it was doing; raises OSError as `start`."""
+    def prepare(self) -> None:
+        """Takes over what is in the ark, and touches nothing of it.
+
+        A predecessor may serve still, as long as it holds. Raises OSError as `start`.
+        """
         manifest = self._ledger.read()
         self._ids.relive(manifest.ids)
         self._wiring.restore(manifest.sets, [membership.place for membership in manifest.members])
@@ -155,7 +155,10 @@ class Fabric:
         if not self._sticky:
             taken = {membership.place for membership in manifest.members}
             self._free = deque(place for place in range(self.peers) if place not in taken)
-        for place in set(range(self._page.shape.places)) - {m.place for m in manifest.members}:
+
+    def resume(self) -> None:
+        """Goes on, once prepared, where a predecessor stopped, whatever it was doing."""
+        for place in set(range(self._page.shape.places)) - {member.place for member in self.members.values()}:
             self._page.vacate(place)
         for member in self.members.values():
             self._resume_outbox(member)
@@ -203,7 +206,7 @@ class Fabric:
             if member is None:
                 others.append(event)
             elif mask & ~select.EPOLLOUT:
-                self._leaving.append(_Leaver(member, _hangup_or_bytes(member.connection)))
+                self._leave(member, _hangup_or_bytes(member.connection))
             else:
                 self._flush(member)
         if self.relay.for_switch:
@@ -212,11 +215,35 @@ class Fabric:
             self._part()
         return others
 
+    def hold(self) -> None:
+        """From now on who is on the fabric does not change, and the switch hears nothing new: a successor prepares."""
+        self._held = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether the switch has something to finish before a successor goes on."""
+        return self._personality.busy
+
+    def carry_on(self) -> None:
+        """No successor comes: does what was put off."""
+        self._held = False
+        self._tell_switch()
+        self._part()
+        self._tidy()
+
+    def kick(self, peer: int) -> bool:
+        """Ends the membership of `peer`; whether there was one."""
+        member = next((member for member in self.members.values() if member.id == peer), None)
+        if member is not None:
+            self._leave(member, "kicked")
+            self._part()
+        return member is not None
+
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
         first = self._personality.due
-        for due in (self._retry_at, self._pack_at):
+        for due in (self._retry_at, None if self._held else self._pack_at):
             if due is not None and (first is None or due < first):
                 first = due
         return first
@@ -230,10 +257,10 @@ class Fabric:
                 self._flush(member)
             if not self._starved:
                 self._starved_since = None
-            elif self._starved_since is not None and now >= self._starved_since + PATIENCE:
+            elif self._starved_since is not None and now >= self._starved_since + PATIENCE and not self._held:
                 self._make_room()
             self._part()
-        if self._pack_at is not None and now >= self._pack_at:
+        if self._pack_at is not None and now >= self._pack_at and not self._held:
             self._pack_at = None
             self._pack()
         if self._personality.due is not None and now >= self._personality.due:
@@ -258,11 +285,9 @@ class Fabric:
         self._part()
 
     def close(self) -> None:
-        """Passes on what was rung, and ends all memberships; nobody is told anything but the end of its connection."""
+        """Passes on what was rung, and touches nothing from then on: who goes on from the ark finds all as it is."""
+        self._held = True
         self._catch_up()
-        for member in self.members.values():
-            self._page.vacate(member.place)
-            member.connection.close()
         self.relay.close()
 
     def _catch_up(self) -> None:
@@ -284,8 +309,6 @@ class Fabric:
         member = Peer(connection, membership.peer, place, outbox, pid=who.pid, joined=membership.joined)
         self.members[connection.fileno()] = member
         self.epoll.register(connection, _LISTENING)
-        self._take_over(place, membership.peer)
-        self._page.occupy(Occupant(place, membership.peer, who.pid, who.uid, membership.joined))
 
     def _resume_outbox(self, member: Peer) -> None:
         """Queues what a member has still to be sent: what there is, less what it has been told."""
@@ -323,7 +346,7 @@ class Fabric:
         if newcomer is None:
             words[doubt] = 0
         else:
-            self._leaving.append(_Leaver(newcomer, "doubt"))
+            self._leave(newcomer, "doubt")
 
     def _others(self, member: Peer) -> list[tuple[int, PeerId | None]]:
         """All places in the order of a set-up, and the id that is there for a member to know: its own comes last."""
@@ -345,7 +368,7 @@ class Fabric:
 
     def _tidy(self) -> None:
         """Packs the ledger if that is due."""
-        if self._ledger.untidy:
+        if self._ledger.untidy and self._pack_at is None and not self._held:
             self._pack()
 
     def _pack(self) -> None:
@@ -358,6 +381,8 @@ class Fabric:
             self._tell_of_loss()
         elif lost:
             self._pack_at = time.monotonic() + 10 * PACK_AGAIN
+        elif self._ledger.untidy:
+            self._pack_at = time.monotonic() + PACK_AGAIN
 
     def _tell_of_loss(self) -> None:
         if self._ledger.lost:
@@ -485,16 +510,21 @@ class Fabric:
         for member in self.members.values():
             if member.place == place:
                 self._banned[member.pid] = now + BAN
-                self._leaving.append(_Leaver(member, "stalled"))
+                self._leave(member, "stalled")
+
+    def _leave(self, member: Peer, reason: str) -> None:
+        """The membership is to end: nothing that comes from this peer is heard any more."""
+        if not member.leaving:
+            member.leaving = reason
+            self.epoll.unregister(member.connection)
+            self._leaving.append(member)
 
     def _part(self) -> None:
         """Ends the memberships that are to end; telling others may end more of them."""
-        while self._leaving:
-            member, reason = self._leaving.popleft()
-            if member.connection.fileno() < 0 or self.members.pop(member.connection.fileno(), None) is not member:
-                continue
+        while self._leaving and not self._held:
+            member = self._leaving.popleft()
+            del self.members[member.connection.fileno()]
             self._starved.discard(member)
-            self.epoll.unregister(member.connection)
             self._wiring.sweep(member.place)
             # While it is still known whose these were.
             self._tell_switch()
@@ -507,9 +537,9 @@ class Fabric:
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
             self._release(member)
             self._page.vacate(member.place)
-            self._page.add(f"left_{reason}")
+            self._page.add(f"left_{member.leaving}")
             self._call_switch(self._personality.left, member.id)
-            self._log.say(log.INFO, "peer left", peer=member.id, reason=reason)
+            self._log.say(log.INFO, "peer left", peer=member.id, reason=member.leaving)
             for other in others:
                 self._flush(other)
             self._tidy()
@@ -523,6 +553,8 @@ class Fabric:
     # Sending
 
     def _flush(self, member: Peer) -> None:
+        if member.leaving:
+            return
         try:
             member.flush()
         except BlockingIOError:
@@ -537,7 +569,7 @@ class Fabric:
                 self._retry_at = time.monotonic() + RETRY
             else:
                 reason = "hangup" if e.errno in (errno.EPIPE, errno.ECONNRESET) else "broken"
-                self._leaving.append(_Leaver(member, reason))
+                self._leave(member, reason)
         else:
             self._await_room(member, waiting=False)
 
@@ -555,6 +587,9 @@ class Fabric:
         return next((member.place for member in self.members.values() if member.id == peer), None)
 
     def _tell_switch(self) -> None:
+        if self._held:
+            # They stay unanswered on the page, where a successor finds them.
+            return
         doorbells, self.relay.for_switch = self.relay.for_switch, []
         for row, vector, rings in doorbells:
             peer = self._page.last_id(row) if self._known_ringers else None

@@ -1,12 +1,13 @@
 """The ledger: what a fabric writes into its ark, and what its successor reads there.
 
-Four kinds of records, as text:
+Five kinds of records, as text:
 
-    bells SRC:DST:N ...     eventfds by which place SRC rings place DST, N of them, in order of their vectors;
-                            SRC = DST: those on which that place receives
-    join PLACE PEER TIME    a peer's connection; all that it needs was written before, so this makes it a member
-    left PLACE PEER         it is one no more
-    ids +PEER -PEER ...     in what order ids came and went, as far as it matters
+    fabric NUL KEY=VALUE ...  whose ark it is: what a successor must be like to go on from it; always the first
+    bells SRC:DST:N ...       eventfds by which place SRC rings place DST, N of them, in order of their vectors;
+                              SRC = DST: those on which that place receives
+    join PLACE PEER TIME      a peer's connection; all that it needs was written before, so this makes it a member
+    left PLACE PEER           it is one no more
+    ids +PEER -PEER ...       in what order ids came and went, as far as it matters
 
 Each is appended before anybody can notice what it tells: a join before the newcomer is sent anything, a departure
 before anybody is told of it. How much each peer has been sent stands in the stats page (see `famezd.stats`).
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from famezd.ark import MAX_DESCRIPTORS, Ark, Record
@@ -30,6 +31,9 @@ Sets = dict[Key, list[Descriptor]]
 
 Goes = Callable[[Key, int], bool]
 """Whether eventfds go when the peer on a place leaves."""
+
+LAYOUT = "1"
+"""Of the records; a successor that knows another one cannot go on from them."""
 
 _TIDY_AT = 2048
 """Descriptors of departed peers from which on the ark is packed anew, if they are more than those of the others."""
@@ -55,12 +59,22 @@ class Manifest(NamedTuple):
     ids: list[Coming]
 
 
+def charter(ark: Ark) -> dict[str, str] | None:
+    """Whose ark it is, as `Ledger` was told, and the `layout` of its records; None where there is no ark."""
+    if not ark.exists:
+        return None
+    kind, *words = next(ark.records(), Record(b"")).text.decode().split("\0")
+    return dict(word.split("=", 1) for word in words) if kind == "fabric" else {}
+
+
 class Ledger:
     """A fabric's ark. Where there is no manager to keep one, every call does nothing."""
 
-    def __init__(self, ark: Ark | None, goes: Goes) -> None:
+    def __init__(self, ark: Ark | None, goes: Goes, charter: Mapping[str, str]) -> None:
+        """`charter` is what a successor is to find in it of the fabric that it is of."""
         self._ark = ark
         self._goes = goes
+        self._charter = {"layout": LAYOUT, **charter}
         self._kept = 0
         self._dead = 0
         self._torn = False
@@ -101,13 +115,23 @@ class Ledger:
         """Begins anew with what is there.
 
         Where there is no room for the old and the new at once, the old goes first: only a death in between is then the
-        fabric's. Where there is none for the new alone, the ledger is lost, until it is packed again.
+        fabric's. Where there is none for the new alone, the ledger is lost, until it is packed again. A manager that is
+        too busy changes nothing: then it is as untidy as before.
         """
         if self._ark is None:
             return
-        records = [*_ids(manifest.ids), *_bells(manifest.sets.items()), *map(_join, manifest.members)]
+        head = "\0".join(["fabric", *(f"{key}={value}" for key, value in self._charter.items())])
+        records = [
+            Record(head.encode()),
+            *_ids(manifest.ids),
+            *_bells(manifest.sets.items()),
+            *map(_join, manifest.members),
+        ]
         try:
             self._ark.renew(records)
+        except TimeoutError:
+            self._torn = self._torn or not self._ark.exists
+            return
         except OSError:
             self._ark.clear()
             try:

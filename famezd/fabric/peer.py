@@ -27,7 +27,7 @@ _FD = struct.Struct("i").pack
 class Peer:
     """Somebody on a fabric."""
 
-    __slots__ = ("_send", "connection", "id", "joined", "outbox", "pid", "place", "writing")
+    __slots__ = ("_send", "connection", "id", "joined", "leaving", "outbox", "pid", "place", "writing")
 
     def __init__(
         self, connection: socket.socket, peer: PeerId, place: int, outbox: Outbox, *, pid: int, joined: int
@@ -43,6 +43,8 @@ class Peer:
         """When, in nanoseconds of the real-time clock."""
         self.writing = False
         """Whether the loop waits for the socket to take more."""
+        self.leaving = ""
+        """Why its membership is about to end."""
         self._send = connection.sendmsg
 
     def owe(self, batches: Iterable[Batch]) -> None:

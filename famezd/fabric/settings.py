@@ -4,11 +4,15 @@ The configuration has been checked when it gets here: these are plain values, ea
 what a worker serves.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.mailbox import Backing
 from famezd.stats import Shape
+
+FIXED = ("personality", "peers", "vectors", "doorbells", "ports", "backing", "memory", "size")
+"""What cannot change while there are peers: it decides which eventfds and which memory they have been given."""
 
 
 class SettingsError(FamezError):
@@ -67,6 +71,16 @@ class Settings(NamedTuple):
         others = self.peers - 1 + switch
         each = 1 + self.vectors * (others + 1 if self.relayed else 1)
         return self.peers * each + (0 if self.relayed else self.vectors * switch) + SPARE_DESCRIPTORS
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """What cannot change while there are peers, by the keys in FIXED."""
+        return {key: str(getattr(self, key)) for key in FIXED}
+
+    def misfits(self, fixed: Mapping[str, str]) -> list[str]:
+        """What is other than in a fabric with these `fixed`: a phrase for each, such as "vectors is 8, was 16"."""
+        mine = self.fixed
+        return [f"{key} is {mine[key]}, was {fixed.get(key)}" for key in FIXED if fixed.get(key) != mine[key]]
 
     def arguments(self) -> list[str]:
         """The arguments that `parse` reads; what has its default is left out."""

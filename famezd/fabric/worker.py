@@ -1,4 +1,15 @@
-"""The worker's process: what it opens or inherits, its loop, its signals, its manager."""
+"""The worker's process: what it opens or inherits, its loop, its signals, its manager, its supervisor's orders.
+
+The supervisor's channel is a SEQPACKET socket, whose end is an order to stop. What is written to it is an order, which
+the worker answers, when it has done it, by telling its manager `X_FAMEZ=<order>`:
+
+    wait        found there at the start: prepare to succeed a worker that serves still, but go on only when told `go`
+    go          that one has ended
+    hold        a successor prepares: nobody comes or goes, and nothing new is begun
+    carry on    it failed
+    park        it is ready: end, at once
+    kick PEER   end the membership of this id
+"""
 
 from __future__ import annotations
 
@@ -17,9 +28,10 @@ from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.fabric import Fabric
+from famezd.fabric.ledger import LAYOUT, charter
 from famezd.fabric.listener import listen
 from famezd.fabric.settings import Settings, parse
-from famezd.mailbox import claim, open_backing
+from famezd.mailbox import claim, discard, is_backed, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.stats import Page, StatsError
@@ -35,6 +47,9 @@ _ACCEPTS = 16
 _PAUSE = 1.0
 """Seconds without accepting, after the kernel had no descriptor or memory for a newcomer."""
 _STATUS_EVERY = 1.0
+_FINISH = 2.0
+"""Seconds that the switch has to finish what it does before a successor prepares."""
+_LONGEST_ORDER = 64
 
 
 class StartError(FamezError):
@@ -52,45 +67,77 @@ class Worker:
         personality = load_personality(settings.personality)
         _raise_limit(settings.descriptors(switch=personality.is_peer))
         given = inherited()
-        self._page, same = self._open_page(given, personality)
-        self._mailbox = self._open_mailbox(given)
-        self._listener = self._open_listener(given)
+        self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
+        succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
         ark = Ark(self._manager, given) if self._manager.listens else None
-        self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, logger=logger)
-        self._board(resume=same and ark is not None and ark.exists)
-        self._supervisor = given.get(SUPERVISOR, [-1])[0]
+        page = self._find_page(given, personality)
+        misfits = self._misfits(ark, page)
+        if succeeding and misfits != []:
+            # Before anything is made or stored that the predecessor would miss.
+            raise StartError(f"cannot succeed the worker that serves: {'; '.join(misfits or ['there is no ark'])}")
+        self._page = page or self._make_page(personality)
+        self._mailbox = self._open_mailbox(given, resume=misfits == [])
+        own = {"page": str(self._page.identity), **settings.fixed}
+        self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, charter=own, logger=logger)
         self._signals = _catch_signals()
+        self._listener, bound = self._open_listener(given)
+        if bound and not succeeding:
+            self._manager.store(SOCKET, [self._listener.fileno()])
+        self._board(misfits, self._supervisor if succeeding else None)
+        if bound and succeeding:
+            self._manager.store(SOCKET, [self._listener.fileno()])
         epoll = self._fabric.epoll
         epoll.register(self._listener, select.EPOLLIN)
         epoll.register(self._signals, select.EPOLLIN)
-        if self._supervisor >= 0:
+        if self._supervisor is not None:
             epoll.register(self._supervisor, select.EPOLLIN | select.EPOLLRDHUP)
         self._accept_again_at: float | None = None
         self._keep_alive_at: float | None = None
+        self._held = False
+        self._finish_by: float | None = None
+        self._parked = False
         self._told = ""
         self._tell_at = 0.0
 
     # Opening
 
-    def _open_page(self, given: dict[str, list[int]], personality: type[Personality]) -> tuple[Page, bool]:
-        """The stats page, and whether it is the predecessor's."""
-        shape = self._settings.shape(switch=personality.is_peer)
+    def _find_page(self, given: dict[str, list[int]], personality: type[Personality]) -> Page | None:
+        """The predecessor's stats page, None if there is none that fits."""
         for descriptor in given.get(STATS, ()):
             try:
                 page = Page.open(descriptor, writable=True)
             except StatsError as e:
                 self._log.say(log.WARNING, f"the counters begin anew: {e}")
                 continue
-            if page.shape == shape:
-                return page, True
+            if page.shape == self._settings.shape(switch=personality.is_peer):
+                return page
             self._log.say(log.WARNING, "the counters begin anew: the fabric has another size")
             page.close()
+        return None
+
+    def _make_page(self, personality: type[Personality]) -> Page:
+        shape = self._settings.shape(switch=personality.is_peer)
         page = Page.create(f"famez-{self._settings.name}-stats", shape)
         self._manager.store(STATS, [page.descriptor])
-        return page, False
+        return page
 
-    def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
+    def _misfits(self, ark: Ark | None, page: Page | None) -> list[str] | None:
+        """Why the fabric in the ark cannot go on; None if there is none, [] if it can."""
+        found = None if ark is None else charter(ark)
+        if found is None:
+            return None
+        misfits = self._settings.misfits(found)
+        if found.get("layout") != LAYOUT:
+            misfits.append(f"its ark is of layout {found.get('layout')}, this famezd knows {LAYOUT}")
+        if page is None or found.get("page") != str(page.identity):
+            misfits.append("its stats page is not there")
+        return misfits
+
+    def _open_mailbox(self, given: dict[str, list[int]], *, resume: bool) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
+            if not resume and not is_backed(descriptor, self._settings.mailbox):
+                self._abandon_mailbox(descriptor)
+                continue
             if self._settings.backing != "memfd" and LOCK not in given:
                 self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
             return Descriptor(descriptor)
@@ -101,28 +148,50 @@ class Worker:
             self._manager.store(LOCK, [memory.lock])
         return Descriptor(memory.descriptor)
 
-    def _open_listener(self, given: dict[str, list[int]]) -> socket.socket:
+    def _abandon_mailbox(self, descriptor: int) -> None:
+        """The fabric is to have another one."""
+        discard(descriptor)
+        self._manager.forget(MAILBOX)
+        self._manager.forget(LOCK)
+
+    def _open_listener(self, given: dict[str, list[int]]) -> tuple[socket.socket, bool]:
+        """The listening socket, and whether it is a new one, which has to be stored."""
+        own = self._settings
         for descriptor in given.get(SOCKET, ()):
             listener = socket.socket(fileno=descriptor)
             listener.setblocking(False)
-            return listener
-        own = self._settings
-        listener = listen(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
-        self._manager.store(SOCKET, [listener.fileno()])
-        return listener
+            if listener.getsockname() == own.socket and os.path.exists(own.socket):
+                return listener, False
+            # It was given another path, or its file was removed, and nobody could find it any more.
+            listener.close()
+        return listen(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode), True
 
-    def _board(self, *, resume: bool) -> None:
-        """Takes the fabric over from a predecessor, or begins it."""
-        if resume:
+    def _board(self, misfits: list[str] | None, serving: socket.socket | None) -> None:
+        """Takes the fabric over, or begins it; where a worker serves still, the channel by which its end is told."""
+        if misfits == []:
+            self._fabric.prepare()
+            if serving is not None:
+                self._await_end(serving)
             self._fabric.resume()
             self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
         else:
+            if misfits:
+                self._log.say(log.ERROR, f"fabric ended, its peers are disconnected: {'; '.join(misfits)}")
             self._fabric.start()
+
+    def _await_end(self, serving: socket.socket) -> None:
+        """Waits for the end of the worker that serves still; raises StartError if it goes on after all."""
+        self._answer("wait")
+        serving.setblocking(True)
+        if serving.recv(_LONGEST_ORDER) != b"go":
+            raise StartError("the worker that serves is not to be succeeded")
 
     # Serving
 
     def run(self) -> None:
         """Serves until a signal, or the end of the supervisor, says to stop."""
+        # From READY on there may be peers who cannot do without what is stored.
+        self._manager.settle()
         self._manager.tell("READY=1", wait=True)
         self._manager.hurry()
         self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
@@ -141,10 +210,18 @@ class Worker:
             now = self._tick(ended / 1e9)
         self._manager.tell("STOPPING=1")
         fabric.close()
+        if self._parked:
+            self._answer("park")
         self._log.say(log.INFO, "fabric stopped")
 
     def _timeout(self, now: float) -> float:
-        deadlines = (self._fabric.deadline, self._accept_again_at, self._keep_alive_at, self._status_due())
+        deadlines = (
+            self._fabric.deadline,
+            self._accept_again_at,
+            self._keep_alive_at,
+            self._finish_by,
+            self._status_due(),
+        )
         first = min((d for d in deadlines if d is not None), default=None)
         return -1 if first is None else max(0.0, first - now)
 
@@ -153,12 +230,34 @@ class Worker:
         for descriptor, _ in events:
             if descriptor == self._listener.fileno():
                 accept = True
-            elif descriptor == self._supervisor or self._stop_asked():
+            elif self._supervisor is not None and descriptor == self._supervisor.fileno():
+                self._obey(_read_order(self._supervisor))
+            elif self._stop_asked():
                 self._stopping = True
         # Last, so that a place that was left in the same turn is free, and no descriptor that was closed in it is
         # taken for the newcomer's.
-        if accept and not self._stopping:
+        if accept and not self._stopping and not self._held:
             self._accept()
+
+    def _obey(self, order: str | None) -> None:
+        if order in ("", "park"):
+            self._stopping, self._parked = True, order == "park"
+        elif order == "hold" and not self._held:
+            self._fabric.hold()
+            if self._accept_again_at is None:
+                self._fabric.epoll.unregister(self._listener)
+            self._accept_again_at = None
+            self._held, self._finish_by = True, time.monotonic() + _FINISH
+        elif order == "carry on" and self._held:
+            self._held, self._finish_by = False, None
+            self._accept_again_at = time.monotonic()
+            self._fabric.carry_on()
+        elif order is not None and order.startswith("kick "):
+            self._fabric.kick(int(order.removeprefix("kick ")))
+            self._answer(order)
+
+    def _answer(self, order: str) -> None:
+        self._manager.tell(f"X_FAMEZ={order}", wait=True)
 
     def _stop_asked(self) -> bool:
         return bool(set(self._signals.recv(64)) & {signal.SIGTERM, signal.SIGINT})
@@ -186,6 +285,9 @@ class Worker:
         if self._accept_again_at is not None and now >= self._accept_again_at:
             self._accept_again_at = None
             self._fabric.epoll.register(self._listener, select.EPOLLIN)
+        if self._finish_by is not None and (now >= self._finish_by or not self._fabric.busy):
+            self._finish_by = None
+            self._answer("hold")
         if self._manager.watchdog and (self._keep_alive_at is None or now >= self._keep_alive_at):
             self._keep_alive_at = now + self._manager.watchdog / 3
             self._manager.tell("WATCHDOG=1")
@@ -225,6 +327,16 @@ def _raise_limit(needed: int) -> None:
             f"a full fabric needs {needed} descriptors, and the hard limit is {hard}: raise it "
             f"(LimitNOFILE={needed} in the unit, or ulimit -Hn), or configure fewer peers or vectors"
         )
+
+
+def _read_order(supervisor: socket.socket) -> str | None:
+    """The next order, None if there is none; "" when the supervisor is gone."""
+    try:
+        return supervisor.recv(_LONGEST_ORDER, socket.MSG_DONTWAIT).decode()
+    except BlockingIOError:
+        return None
+    except ConnectionError:
+        return ""
 
 
 def _catch_signals() -> socket.socket:

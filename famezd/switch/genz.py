@@ -69,6 +69,11 @@ class Genz(Personality):
         self._waiting: tuple[int, float] | None = None
         self._requests = {"ping": self._ping, "dump": self._dump}
 
+    @property
+    def busy(self) -> bool:
+        """Whether messages wait for those before them to be acknowledged."""
+        return bool(self._queue)
+
     def started(self) -> None:
         """Lays the mailbox out."""
         self._slots.lay_out(self.fabric.peers)

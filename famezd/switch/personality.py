@@ -56,6 +56,11 @@ class Personality:
         self.due: float | None = None
         """When `tick` is to be called, in seconds of the monotonic clock, None for never; each tick resets it."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether something would be lost if another process went on with the fabric now; asked before one does."""
+        return False
+
     def started(self) -> None:
         """The fabric is new: prepare its mailbox."""
 

@@ -19,9 +19,7 @@ BIG = 1 << 32
 def fill(worker: Worker) -> list[Raw]:
     """As many peers as there are ports, all of whom know all."""
     clients = [worker.join() for _ in range(worker.settings.peers)]
-    others = len(clients) - 1 + (worker.settings.personality == GENZ)
-    for client in clients:
-        worker.wait(lambda: client.knows(others), "all know all")  # noqa: B023 (called at once)
+    worker.acquaint(*clients)
     return clients
 
 

@@ -268,6 +268,9 @@ class Worker:
         if told.pid != self.pid:
             # Somebody else's, who was there to fill the queue.
             return
+        if "BARRIER" in told.assignments:
+            os.close(told.descriptors[0])
+            return
         self.told.append(told.assignments)
         if told.assignments.get("FDSTORE") == "1":
             self._keep(told.assignments["FDNAME"], told.descriptors)

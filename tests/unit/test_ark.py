@@ -41,6 +41,9 @@ class Keeper:
         for descriptor in self.kept.pop(name, ()):
             os.close(descriptor)
 
+    def settle(self) -> bool:
+        return True
+
     @property
     def generations(self) -> set[int]:
         return {int(found[1]) for name in self.kept if (found := NAME.fullmatch(name))}

@@ -44,6 +44,9 @@ class Keeper:
         for fd in self.kept.pop(name, ()):
             os.close(fd)
 
+    def settle(self) -> bool:
+        return True
+
     def given(self, prefix: str = "") -> dict[str, list[int]]:
         """What a successor is handed."""
         return {name: [os.dup(fd) for fd in fds] for name, fds in self.kept.items() if name.startswith(prefix)}
@@ -420,7 +423,9 @@ def hear(manager: NotifySocket, keeper: Keeper) -> None:
             told = manager.receive()
         except BlockingIOError:
             return
-        if "FDSTORE" in told.assignments:
+        if "BARRIER" in told.assignments:
+            os.close(told.descriptors[0])
+        elif "FDSTORE" in told.assignments:
             keeper.keep(told.assignments["FDNAME"], told.descriptors)
         else:
             keeper.forget(told.assignments["FDNAME"])

@@ -12,9 +12,11 @@ import pytest
 
 from famezd.ark import Ark, Record
 from famezd.fabric.ids import Coming
-from famezd.fabric.ledger import Goes, Key, Ledger, Manifest, Membership
+from famezd.fabric.ledger import LAYOUT, Goes, Key, Ledger, Manifest, Membership, charter
 from famezd.protocol import Descriptor, PeerId
 from tests.unit.test_ark import Keeper
+
+CHARTER = {"page": "42", "memory": "/dev/shm/with a space", "vectors": "3"}
 
 
 def goes(key: Key, place: int) -> bool:
@@ -28,7 +30,7 @@ class Rig:
     def __init__(self) -> None:
         self.stack = ExitStack()
         self.keeper = self.stack.enter_context(closing(Keeper()))
-        self.ledger = Ledger(self.keeper.open(), goes)
+        self.ledger = Ledger(self.keeper.open(), goes, CHARTER)
         self.ledger.pack(Manifest([], {}, []))
 
     def bells(self, n: int) -> list[Descriptor]:
@@ -47,7 +49,7 @@ class Rig:
 
     def read_with(self, goes: Goes) -> Manifest:
         """The same, where other eventfds go."""
-        manifest = Ledger(self.keeper.open(), goes).read()
+        manifest = Ledger(self.keeper.open(), goes, CHARTER).read()
         for bells in manifest.sets.values():
             for bell in bells:
                 self.stack.callback(os.close, bell)
@@ -157,7 +159,7 @@ def test_it_is_untidy_when_most_of_it_is_of_who_has_left(rig: Rig) -> None:
 
 
 def test_without_a_manager_there_is_nothing_to_write_to() -> None:
-    ledger = Ledger(None, goes)
+    ledger = Ledger(None, goes, CHARTER)
     ledger.joined(Membership(0, PeerId(0), 0, -1), [])
     ledger.left(0, PeerId(0), 1)
     ledger.pack(Manifest([], {}, []))
@@ -216,7 +218,7 @@ def test_reading_opens_only_what_it_returns(rig: Rig, torn: bool) -> None:
     if torn:
         impossible = rig.member(4, 4)[0]._replace(connection=1 << 20)
         rig.ledger.joined(impossible, {(4, 4): rig.bells(300)}.items())
-    successor = Ledger(rig.keeper.open(), goes)
+    successor = Ledger(rig.keeper.open(), goes, CHARTER)
     before = set(os.listdir("/proc/self/fd"))
     manifest = successor.read()
     opened = {fd for bells in manifest.sets.values() for fd in bells} | {m.connection for m in manifest.members}
@@ -232,7 +234,7 @@ def test_eventfds_that_do_not_go_with_their_place_stay(rig: Rig) -> None:
     def never(_key: Key, _place: int) -> bool:
         return False
 
-    ledger = Ledger(rig.keeper.open(), never)
+    ledger = Ledger(rig.keeper.open(), never, CHARTER)
     ledger.pack(Manifest([], {}, []))
     sets = {(0, 0): rig.bells(2), (1, 1): rig.bells(2)}
     ledger.joined(rig.member(0, 0)[0], sets.items())
@@ -243,3 +245,38 @@ def test_eventfds_that_do_not_go_with_their_place_stay(rig: Rig) -> None:
     assert facts(found) == [(0, 0, 1000)]
     assert found.sets.keys() == sets.keys()
     assert all(same(sets[key], found.sets[key]) for key in sets)
+
+
+def test_whose_it_is_is_read_before_anything_else(rig: Rig) -> None:
+    rig.ledger.joined(rig.member(0, 0)[0], {(0, 0): rig.bells(3)}.items())
+    assert charter(rig.keeper.open()) == {"layout": LAYOUT, **CHARTER}
+
+
+def test_where_there_is_no_ark_it_is_nobodys() -> None:
+    with closing(Keeper()) as keeper:
+        assert charter(keeper.open()) is None
+        ark = keeper.open()
+        ark.renew([Record(b"ids +1")])
+        assert charter(keeper.open()) == {}
+
+
+def test_a_manager_that_is_too_busy_leaves_all_as_it_was(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ledger.joined(rig.member(0, 7)[0], {(0, 0): rig.bells(3)}.items())
+    before = dict(rig.keeper.kept)
+    monkeypatch.setattr(rig.keeper, "settle", lambda: False)
+    rig.ledger.pack(Manifest([], {}, []))
+    assert rig.keeper.kept == before
+    assert facts(rig.read()) == [(0, 7, 1007)]
+
+
+def test_a_first_ark_that_nobody_takes_is_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Keeper()) as keeper:
+        ledger = Ledger(keeper.open(), goes, CHARTER)
+        with monkeypatch.context() as patch:
+            patch.setattr(keeper, "settle", lambda: False)
+            ledger.pack(Manifest([], {}, []))
+        ledger.left(0, PeerId(0), 0)
+        assert ledger.untidy
+        ledger.pack(Manifest([], {}, []))
+        assert not ledger.untidy
+        assert charter(keeper.open()) is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from famezd.notify import FIRST_DESCRIPTOR, Manager, Notification, NotifySocket, inherited
+from famezd.notify import FIRST_DESCRIPTOR, Manager, Notification, NotifySocket, has_hung_up, inherited
 from tests.unit.conftest import closing, state_of, wait_until
 
 
@@ -50,7 +50,9 @@ def test_what_a_service_tells_arrives_with_its_pid(manager: NotifySocket, servic
 
 
 def test_the_pid_is_what_the_kernel_says_whatever_is_told(manager: NotifySocket) -> None:
-    code = "import os; from famezd.notify import Manager; Manager().tell('MAINPID=1', 'PID=%d' % os.getpid())"
+    code = (
+        "import os; from famezd.notify import has_hung_up, Manager; Manager().tell('MAINPID=1', 'PID=%d' % os.getpid())"
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
     told = manager.receive()
     assert told.assignments == {"MAINPID": "1", "PID": str(told.pid)}
@@ -62,7 +64,7 @@ def test_stored_descriptors_arrive_by_name_as_the_same_open_files(manager: Notif
     with closing(*pipe):
         service.store("stats", pipe)
         told = manager.receive()
-        assert told.assignments == {"FDSTORE": "1", "FDNAME": "stats"}
+        assert told.assignments == {"FDSTORE": "1", "FDPOLL": "0", "FDNAME": "stats"}
         with closing(*told.descriptors):
             assert [os.fstat(fd).st_ino for fd in told.descriptors] == [os.fstat(fd).st_ino for fd in pipe]
             assert not set(told.descriptors) & set(pipe)
@@ -99,7 +101,7 @@ def test_readiness_and_descriptors_wait_for_a_manager_that_is_busy(manager: Noti
     for _ in range(2000):
         service.tell("WATCHDOG=1")
     code = (
-        "from famezd.notify import Manager; service = Manager(); service.tell('STATUS=lost'); print(flush=True); "
+        "from famezd.notify import has_hung_up, Manager; service = Manager(); service.tell('STATUS=lost'); print(flush=True); "
         "service.store('stats', [0, 1]); service.tell('READY=1', wait=True)"
     )
     told: list[Notification] = []
@@ -116,7 +118,10 @@ def test_readiness_and_descriptors_wait_for_a_manager_that_is_busy(manager: Noti
             for descriptor in told[-1].descriptors:
                 os.close(descriptor)
         assert other.wait() == 0
-    assert [t.assignments for t in told if t.pid == other.pid] == [{"FDSTORE": "1", "FDNAME": "stats"}, {"READY": "1"}]
+    assert [t.assignments for t in told if t.pid == other.pid] == [
+        {"FDSTORE": "1", "FDPOLL": "0", "FDNAME": "stats"},
+        {"READY": "1"},
+    ]
 
 
 def test_the_managers_socket_is_its_users_alone(manager: NotifySocket) -> None:
@@ -173,7 +178,7 @@ def test_the_watchdog_counts_only_for_whom_it_is_meant(
 def given_to_a_process(environ: dict[str, str]) -> dict[str, list[int]]:
     """What `inherited` returns in a process with five descriptors from 3 on; `$$` in the environment is its pid."""
     code = (
-        "import os, json; from famezd.notify import inherited; "
+        "import os, json; from famezd.notify import has_hung_up, inherited; "
         "env = {k: v.replace('$$', str(os.getpid())) for k, v in json.loads(os.environ['GIVEN']).items()}; "
         "[os.dup2(0, n) for n in range(3, 8)]; "
         "found = inherited(env); "
@@ -210,3 +215,29 @@ def test_descriptors_beyond_the_names_are_unknown() -> None:
 @pytest.mark.parametrize("pid", [{}, {"LISTEN_PID": "1"}, {"LISTEN_PID": str(os.getppid())}, {"LISTEN_PID": ""}])
 def test_descriptors_for_another_process_are_not_touched(pid: dict[str, str]) -> None:
     assert inherited({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", **pid}) == {}
+
+
+# Barriers
+
+
+def test_a_barrier_hangs_up_when_all_that_was_told_before_is_taken(manager: NotifySocket, service: Manager) -> None:
+    service.tell("STATUS=before")
+    taken = service.barrier()
+    with closing(taken):
+        assert not has_hung_up(taken)
+        assert manager.receive().assignments == {"STATUS": "before"}
+        told = manager.receive()
+        assert told.assignments == {"BARRIER": "1"}
+        assert not has_hung_up(taken)
+        os.close(told.descriptors[0])
+        assert has_hung_up(taken)
+
+
+def test_who_is_in_a_hurry_waits_a_moment_only(service: Manager) -> None:
+    service.hurry()
+    assert not service.settle()
+
+
+def test_without_a_manager_all_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert Manager().settle()
