@@ -154,6 +154,11 @@ class Notification(NamedTuple):
     descriptors: list[int]
     """The receiver's from now on."""
 
+    def close(self) -> None:
+        """Closes the descriptors."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
 
 class NotifySocket:
     """The manager's end: a datagram socket that services send to."""

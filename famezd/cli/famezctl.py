@@ -1,4 +1,4 @@
-"""famezctl: asks a running famezd."""
+"""famezctl: asks a running famezd, and tells it what to do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,15 +18,18 @@ from famezd import __version__
 from famezd.errors import FamezError
 
 _EPILOG = """\
-exit status: 0 done, and all fabrics serve; 1 not done, standard error says why; 2 wrong usage;
-3 done, but a fabric does not serve (status)
+exit status: 0 done; 1 not done, standard error says why; 2 wrong usage; 3 done, but a fabric is not served as it should
+be (status, reload)
 """
 FABRIC_DOWN = 3
 _DIRECT = """\
 Doorbells of fabric {} are direct: those between peers are not counted, only those to and from a switch.
 
 """
-_TIMEOUT = 10.0
+_ANSWERS_WITHIN = 10.0
+"""Seconds for a question."""
+_DONE_WITHIN = 120.0
+"""Seconds for what has to be done first: new workers are waited for."""
 
 
 class ControlError(FamezError):
@@ -42,9 +46,11 @@ def main() -> int:
         print(f"famezctl: {e}", file=sys.stderr)
         return 1
     print(json.dumps(answers, indent=2) if arguments.json else arguments.show(answers))
-    if arguments.verb == "status" and any(fabric["state"] != "serving" for fabric in answers["fabrics"]):
-        return FABRIC_DOWN
-    return os.EX_OK
+    down = {
+        "status": lambda: any(fabric["state"] != "serving" for fabric in answers["fabrics"]),
+        "reload": lambda: bool(answers["failed"]),
+    }
+    return FABRIC_DOWN if down.get(arguments.verb, bool)() else os.EX_OK
 
 
 def default_control_socket() -> Path:
@@ -58,9 +64,18 @@ def default_control_socket() -> Path:
 
 def get(control: Path, resource: str) -> Any:  # noqa: ANN401 (whatever JSON it is)
     """What famezd answers to a GET of `resource`; raises ControlError if it cannot be asked, or says no."""
-    connection = _Unix(control)
+    return _request(control, "GET", resource, _ANSWERS_WITHIN)
+
+
+def post(control: Path, resource: str) -> Any:  # noqa: ANN401
+    """The same for a POST, which has something done."""
+    return _request(control, "POST", resource, _DONE_WITHIN)
+
+
+def _request(control: Path, method: str, resource: str, timeout: float) -> Any:  # noqa: ANN401
+    connection = _Unix(control, timeout)
     try:
-        connection.request("GET", resource)
+        connection.request(method, resource)
         response = connection.getresponse()
         answer = json.loads(response.read())
     except PermissionError as e:
@@ -79,20 +94,20 @@ def get(control: Path, resource: str) -> Any:  # noqa: ANN401 (whatever JSON it 
 class _Unix(http.client.HTTPConnection):
     """HTTP over an AF_UNIX socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="famezctl",
-        description="See what a running famezd serves.",
+        description="See what a running famezd serves, and tell it what to do.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -110,18 +125,63 @@ def _parser() -> argparse.ArgumentParser:
     doorbells = verbs.add_parser("doorbells", help="who rang whom, and how often")
     doorbells.add_argument("fabric", metavar="FABRIC")
     doorbells.set_defaults(ask=_ask_fabric("doorbells"), show=_show_doorbells)
+    reload = verbs.add_parser("reload", help="read the configuration anew; with any mistake in it nothing changes")
+    reload.set_defaults(ask=lambda path, _: post(path, "/api/v1/reload"), show=_show_reload)
+    restart = verbs.add_parser(
+        "restart",
+        help="have a new process serve a fabric; peers notice nothing, unless settings wait that disconnect them",
+    )
+    restart.add_argument("fabric", metavar="FABRIC")
+    restart.set_defaults(ask=_ask_fabric("restart", post), show=_show_restart)
+    kick = verbs.add_parser("kick", help="disconnect a peer from a fabric")
+    kick.add_argument("fabric", metavar="FABRIC")
+    kick.add_argument("peer", type=int, metavar="PEER", help="its id, as in the list of `peers`")
+    kick.set_defaults(ask=_ask_kick, show=_show_kick)
     return parser
 
 
-def _ask_fabric(what: str) -> Any:  # noqa: ANN401
-    return lambda path, arguments: get(path, f"/api/v1/fabrics/{quote(arguments.fabric, safe='')}/{what}")
+def _ask_fabric(what: str, ask: Callable[[Path, str], Any] = get) -> Any:  # noqa: ANN401
+    return lambda path, arguments: ask(path, f"{_fabric(arguments)}/{what}")
+
+
+def _ask_kick(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    return post(path, f"{_fabric(arguments)}/peers/{arguments.peer}/kick")
+
+
+def _fabric(arguments: argparse.Namespace) -> str:
+    return f"/api/v1/fabrics/{quote(arguments.fabric, safe='')}"
 
 
 def _show_status(answer: dict[str, Any]) -> str:
     head = ("FABRIC", "STATE", "PERSONALITY", "DOORBELLS", "PORTS", "PEERS", "VECTORS", "RUNG", "RESTARTS", "SOCKET")
     keys = ("name", "state", "personality", "doorbells", "ports", "peers", "vectors", "rung", "restarts", "socket")
     fabrics = [fabric | {"peers": f"{fabric['peers']}/{fabric['peers_limit']}"} for fabric in answer["fabrics"]]
-    return table([head, *([str(fabric[key]) for key in keys] for fabric in fabrics)])
+    notes = [f"fabric {f['name']} is not served: {f['failure']}" for f in fabrics if f["failure"]]
+    notes += [_waits(f["name"], "; ".join(f["waiting"])) for f in fabrics if f["waiting"]]
+    notes += [f"configuration refused: {problem}" for problem in answer["configuration"]["problems"]]
+    return "\n".join([table([head, *([str(fabric[key]) for key in keys] for fabric in fabrics)]), *notes])
+
+
+def _waits(fabric: str, why: str) -> str:
+    return f"fabric {fabric} waits for `famezctl restart {fabric}`, which disconnects its peers: {why}"
+
+
+def _show_reload(answer: dict[str, Any]) -> str:
+    lines = [f"{done}: {', '.join(answer[done])}" for done in ("added", "removed", "changed") if answer[done]]
+    lines += [_waits(name, why) for name, why in answer["waiting"].items()]
+    lines += [f"fabric {name} failed: {why}" for name, why in answer["failed"].items()]
+    return "\n".join(lines) or "nothing has changed"
+
+
+def _show_restart(answer: dict[str, Any]) -> str:
+    took = f"restarted; nobody served for {answer['pause'] * 1e3:.1f} ms"
+    if answer["why"]:
+        return f"{took}; {answer['disconnected']} peers were disconnected: {answer['why']}"
+    return took
+
+
+def _show_kick(answer: dict[str, Any]) -> str:
+    return f"peer {answer['kicked']} was disconnected"
 
 
 def _show_peers(answer: dict[str, Any]) -> str:

@@ -17,8 +17,11 @@ from famezd.attach import qemu_arguments
 from famezd.cli.entry import discard_output
 from famezd.config import FABRICS, Config, ConfigError, load
 from famezd.errors import FamezError
+from famezd.notify import Manager, inherited
+from famezd.supervisor.accepted import at_start
 from famezd.supervisor.logs import configure
 from famezd.supervisor.service import Service
+from famezd.supervisor.store import Store
 
 DEFAULT_CONFIG = Path("/etc/famez/famezd.yaml")
 CONFIG_WRONG = 2
@@ -35,28 +38,41 @@ exit status: 0 stopped as asked; 1 cannot run; 2 mistakes in the configuration (
 def main() -> int:
     """Runs famezd; returns its exit status."""
     arguments = _parser().parse_args()
+    nothing = f"no fabric is served: there is no file such as lab.yaml in {arguments.config.parent / FABRICS}"
+    if arguments.check:
+        return _check(arguments.config, nothing)
+    store = Store(Manager(), inherited())
     try:
-        config = load(arguments.config)
+        accepted, refused = at_start(arguments.config, store)
     except ConfigError as e:
         print(e, file=sys.stderr)
         return CONFIG_WRONG
-    nothing = f"no fabric is served: there is no file such as lab.yaml in {arguments.config.parent / FABRICS}"
-    if arguments.check:
-        print(f"{arguments.config}: {len(config.fabrics)} fabrics, no mistakes")
-        if not config.fabrics:
-            print(f"warning: {nothing}", file=sys.stderr)
-        return os.EX_OK
+    config = accepted.config
     configure(config.log.level, config.log.format)
     if not config.fabrics:
         structlog.get_logger().warning(nothing)
     # systemd has its own ways to learn of it; this is for people.
     foreground = "NOTIFY_SOCKET" not in os.environ
-    service = Service(config, lambda url: _announce(config, url) if foreground else None)
+    service = Service(arguments.config, accepted, store, lambda url: _announce(config, url) if foreground else None)
+    if refused is not None:
+        service.refuse(refused)
     try:
         asyncio.run(service.run())
     except FamezError as e:
         print(f"famezd: {e}", file=sys.stderr)
         return 1
+    return os.EX_OK
+
+
+def _check(path: Path, nothing: str) -> int:
+    try:
+        config = load(path)
+    except ConfigError as e:
+        print(e, file=sys.stderr)
+        return CONFIG_WRONG
+    print(f"{path}: {len(config.fabrics)} fabrics, no mistakes")
+    if not config.fabrics:
+        print(f"warning: {nothing}", file=sys.stderr)
     return os.EX_OK
 
 

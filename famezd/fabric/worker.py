@@ -7,7 +7,7 @@ the worker answers, when it has done it, by telling its manager `X_FAMEZ=<order>
     go          that one has ended
     hold        a successor prepares: nobody comes or goes, and nothing new is begun
     carry on    it failed
-    park        it is ready: end, at once
+    park        it is ready: touch nothing any more, and wait for the end
     kick PEER   end the membership of this id
 """
 
@@ -95,7 +95,7 @@ class Worker:
         self._keep_alive_at: float | None = None
         self._held = False
         self._finish_by: float | None = None
-        self._parked = False
+        self._parked: socket.socket | None = None
         self._told = ""
         self._tell_at = 0.0
 
@@ -178,20 +178,19 @@ class Worker:
             if misfits:
                 self._log.say(log.ERROR, f"fabric ended, its peers are disconnected: {'; '.join(misfits)}")
             self._fabric.start()
+            # From now on there may be peers who cannot do without what is stored.
+            self._manager.settle()
 
     def _await_end(self, serving: socket.socket) -> None:
         """Waits for the end of the worker that serves still; raises StartError if it goes on after all."""
         self._answer("wait")
-        serving.setblocking(True)
-        if serving.recv(_LONGEST_ORDER) != b"go":
+        if _read_order(serving, wait=True) != "go":
             raise StartError("the worker that serves is not to be succeeded")
 
     # Serving
 
     def run(self) -> None:
         """Serves until a signal, or the end of the supervisor, says to stop."""
-        # From READY on there may be peers who cannot do without what is stored.
-        self._manager.settle()
         self._manager.tell("READY=1", wait=True)
         self._manager.hurry()
         self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
@@ -210,8 +209,11 @@ class Worker:
             now = self._tick(ended / 1e9)
         self._manager.tell("STOPPING=1")
         fabric.close()
-        if self._parked:
+        if self._parked is not None:
             self._answer("park")
+            # To end takes a while, with all that is open, and the successor needs the processor more.
+            while _read_order(self._parked, wait=True):
+                pass
         self._log.say(log.INFO, "fabric stopped")
 
     def _timeout(self, now: float) -> float:
@@ -231,7 +233,7 @@ class Worker:
             if descriptor == self._listener.fileno():
                 accept = True
             elif self._supervisor is not None and descriptor == self._supervisor.fileno():
-                self._obey(_read_order(self._supervisor))
+                self._obey(_read_order(self._supervisor), self._supervisor)
             elif self._stop_asked():
                 self._stopping = True
         # Last, so that a place that was left in the same turn is free, and no descriptor that was closed in it is
@@ -239,9 +241,11 @@ class Worker:
         if accept and not self._stopping and not self._held:
             self._accept()
 
-    def _obey(self, order: str | None) -> None:
-        if order in ("", "park"):
-            self._stopping, self._parked = True, order == "park"
+    def _obey(self, order: str | None, supervisor: socket.socket) -> None:
+        if order == "":
+            self._stopping = True
+        elif order == "park":
+            self._stopping, self._parked = True, supervisor
         elif order == "hold" and not self._held:
             self._fabric.hold()
             if self._accept_again_at is None:
@@ -329,10 +333,10 @@ def _raise_limit(needed: int) -> None:
         )
 
 
-def _read_order(supervisor: socket.socket) -> str | None:
+def _read_order(supervisor: socket.socket, *, wait: bool = False) -> str | None:
     """The next order, None if there is none; "" when the supervisor is gone."""
     try:
-        return supervisor.recv(_LONGEST_ORDER, socket.MSG_DONTWAIT).decode()
+        return supervisor.recv(_LONGEST_ORDER, 0 if wait else socket.MSG_DONTWAIT).decode()
     except BlockingIOError:
         return None
     except ConnectionError:

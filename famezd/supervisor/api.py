@@ -1,24 +1,32 @@
-"""HTTP: metrics, health, and the API, the same read-only on TCP and on the control socket."""
+"""HTTP: metrics, health, and the API; what changes anything is on the control socket only."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
-from famezd.supervisor.view import FabricView, program
+from famezd.config import ConfigError
+from famezd.errors import FamezError
+from famezd.fabric.listener import credentials
+from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
+from famezd.supervisor.view import ConfigView, FabricView, program
 
 Look = Callable[[], Sequence[FabricView]]
 
 
-def application(look: Look, metrics: CollectorRegistry) -> web.Application:
-    """The application; `look` returns a view of each fabric."""
-    handlers = _Handlers(look, metrics)
+def application(
+    look: Look, config: Callable[[], ConfigView], metrics: CollectorRegistry, operations: Operations | None
+) -> web.Application:
+    """The application; `look` returns a view of each fabric, without `operations` it is read-only."""
+    handlers = _Handlers(look, config, metrics)
     app = web.Application()
     app.add_routes(
         [
@@ -29,12 +37,22 @@ def application(look: Look, metrics: CollectorRegistry) -> web.Application:
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
         ]
     )
+    if operations is not None:
+        changing = _ChangingHandlers(operations)
+        app.add_routes(
+            [
+                web.post("/api/v1/reload", changing.reload),
+                web.post("/api/v1/fabrics/{fabric}/restart", changing.restart),
+                web.post("/api/v1/fabrics/{fabric}/peers/{peer}/kick", changing.kick),
+            ]
+        )
     return app
 
 
 class _Handlers:
-    def __init__(self, look: Look, metrics: CollectorRegistry) -> None:
+    def __init__(self, look: Look, config: Callable[[], ConfigView], metrics: CollectorRegistry) -> None:
         self._look = look
+        self._config = config
         self._metrics = metrics
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -45,7 +63,17 @@ class _Handlers:
         return web.Response(text="ok\n")
 
     async def status(self, _: web.Request) -> web.Response:
-        return _json({"version": __version__, "fabrics": [_fabric(view) for view in self._look()]})
+        config = self._config()
+        return _json(
+            {
+                "version": __version__,
+                "configuration": {
+                    "accepted": config.accepted,
+                    "problems": [str(problem) for problem in config.problems],
+                },
+                "fabrics": [_fabric(view) for view in self._look()],
+            }
+        )
 
     async def peers(self, request: web.Request) -> web.Response:
         view = self._view(request)
@@ -67,10 +95,54 @@ class _Handlers:
         for view in views:
             if view.fabric.name == name:
                 return view
-        there = ", ".join(view.fabric.name for view in views) or "none"
-        raise web.HTTPNotFound(
-            text=json.dumps({"error": f"no fabric {name!r}; there are: {there}"}), content_type="application/json"
-        )
+        raise _no(web.HTTPNotFound, str(UnknownFabricError(name, [view.fabric.name for view in views])))
+
+
+Handler = Callable[["_ChangingHandlers", web.Request], Awaitable[web.Response]]
+
+
+def _logged(handler: Handler) -> Handler:
+    """Logs who asked for what; an operation that fails is answered with its error."""
+
+    async def handle(self: _ChangingHandlers, request: web.Request) -> web.Response:
+        who = credentials(request.get_extra_info("socket"))
+        asked = {"uid": who.uid, "pid": who.pid, "program": program(who.pid)}
+        structlog.get_logger().info("famezctl asks", what=handler.__name__, **request.match_info, **asked)
+        try:
+            return await handler(self, request)
+        except ConfigError as e:
+            raise _no(web.HTTPUnprocessableEntity, str(e)) from e
+        except (UnknownFabricError, UnknownPeerError) as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        except FamezError as e:
+            raise _no(web.HTTPConflict, str(e)) from e
+
+    return handle
+
+
+class _ChangingHandlers:
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    @_logged
+    async def reload(self, _: web.Request) -> web.Response:
+        return _json(asdict(await self._operations.reload()))
+
+    @_logged
+    async def restart(self, request: web.Request) -> web.Response:
+        return _json(asdict(await self._operations.restart(request.match_info["fabric"])))
+
+    @_logged
+    async def kick(self, request: web.Request) -> web.Response:
+        fabric, peer = request.match_info["fabric"], request.match_info["peer"]
+        if not peer.isdecimal():
+            raise _no(web.HTTPNotFound, f"a peer's id is a number, not {peer!r}; `famezctl peers {fabric}` lists them")
+        await self._operations.kick(fabric, int(peer))
+        return _json({"kicked": int(peer)})
+
+
+def _no(kind: type[web.HTTPError], why: str) -> web.HTTPError:
+    return kind(text=json.dumps({"error": why}), content_type="application/json")
 
 
 def _fabric(view: FabricView) -> dict[str, Any]:
@@ -90,6 +162,8 @@ def _fabric(view: FabricView) -> dict[str, Any]:
         "mailbox_size": fabric.mailbox.size,
         "pid": view.pid,
         "restarts": view.restarts,
+        "failure": view.failure,
+        "waiting": list(view.waiting),
     }
 
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from famezd import __version__
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.view import ConfigView, FabricView
 
 # What the stats page's totals are called: metric, its help, and the prefix of the totals that its `reason` tells apart.
 _TOTALS = (
@@ -28,13 +28,15 @@ _REASONS = (
 class FabricCollector(Collector):
     """Metrics of all fabrics, from a fresh look at each scrape."""
 
-    def __init__(self, look: Callable[[], Iterable[FabricView]]) -> None:
+    def __init__(self, look: Callable[[], Iterable[FabricView]], config: Callable[[], ConfigView]) -> None:
         self._look = look
+        self._config = config
 
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
         views = list(self._look())
         yield _build_info()
+        yield from _config(self._config())
         yield _gauge("famez_fabric_up", "Whether the fabric is being served.", views, lambda v: v.up)
         yield _gauge("famez_fabric_peers", "Peers on the fabric.", views, lambda v: len(v.peers))
         yield _gauge("famez_fabric_peers_limit", "Peers that the fabric takes.", views, lambda v: v.fabric.peers)
@@ -55,10 +57,10 @@ class FabricCollector(Collector):
         return iter(())
 
 
-def registry(look: Callable[[], Iterable[FabricView]]) -> CollectorRegistry:
-    """A registry of our own with the fabrics' metrics."""
+def registry(look: Callable[[], Iterable[FabricView]], config: Callable[[], ConfigView]) -> CollectorRegistry:
+    """A registry of our own with famezd's metrics."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(FabricCollector(look))
+    made.register(FabricCollector(look, config))
     return made
 
 
@@ -66,6 +68,19 @@ def _build_info() -> Metric:
     info = GaugeMetricFamily("famez_build_info", "Always 1; the labels tell the version.", labels=["version", "python"])
     info.add_metric([__version__, platform.python_version()], 1)
     return info
+
+
+def _config(view: ConfigView) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "famez_config_last_reload_successful",
+        "Whether the configuration was right when it was read last; if not, the one before it is served.",
+        value=view.successful,
+    )
+    yield GaugeMetricFamily(
+        "famez_config_last_reload_success_timestamp_seconds",
+        "When a configuration was accepted last.",
+        value=view.accepted,
+    )
 
 
 def _gauge(name: str, text: str, views: list[FabricView], value: Callable[[FabricView], float]) -> Metric:

@@ -1,34 +1,30 @@
-"""famezd itself: the runtime directory, the fabrics' workers, HTTP, and what systemd is told."""
+"""famezd itself: the fabrics' workers, who asks it, and what systemd is told."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
-from famezd.config import Config
+from famezd.config import ConfigError
 from famezd.errors import FamezError
-from famezd.fabric.listener import credentials, identity, listen, unlink
-from famezd.notify import Manager, NotifySocket, inherited
+from famezd.notify import NotifySocket
+from famezd.supervisor.accepted import Accepted, keep
 from famezd.supervisor.api import application
+from famezd.supervisor.http import HttpError, Server
+from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics import registry
-from famezd.supervisor.view import FabricView, look
+from famezd.supervisor.operations import Operations
+from famezd.supervisor.runtime import runtime_directory
+from famezd.supervisor.store import Store
+from famezd.supervisor.view import ConfigView, FabricView, look
 from famezd.supervisor.worker import State, Worker
-
-HTTP, CONTROL = "http", "control"
-"""Names of the sockets that systemd may hand on."""
-HTTP_ENDS_WITHIN = 0.5
-"""Seconds that requests under way have to end when famezd stops: a client that says nothing must not hold it up."""
 
 
 class ServiceError(FamezError):
@@ -38,82 +34,138 @@ class ServiceError(FamezError):
 class Service:
     """The supervisor.
 
-    `ready` is called once, when every fabric listens, with the URL of HTTP ("" where it is not served).
+    It goes on with what is in `store`. `ready` is called once, when every fabric listens, with the URL of HTTP ("" for
+    none).
     """
 
-    def __init__(self, config: Config, ready: Callable[[str], None]) -> None:
-        self._config = config
+    def __init__(self, path: Path, accepted: Accepted, store: Store, ready: Callable[[str], None]) -> None:
+        self.path = path
+        """Of famezd.yaml."""
+        self.accepted = accepted
+        self.manager = store.manager
+        self.store = store
+        self.workers: dict[str, Worker] = {}
+        """By the fabrics' names."""
+        self.config_view = ConfigView(True, time.time(), ())
+        self._resumes = bool(store.fabrics)
         self._on_ready = ready
         self._log = structlog.get_logger()
-        self._manager = Manager()
-        self._workers: dict[str, Worker] = {}
         self._stop = asyncio.Event()
         self._ready = False
         self._told = ""
-        self._url = ""
-        self._control: tuple[int, int] | None = None
-        """The identity of control.sock, once it is ours."""
+        self._notify_socket: NotifySocket
+        self._operations = Operations(self)
+        asked = partial(application, self.look, self.config, registry(self.look, self.config))
+        self.http = Server(asked(None), asked(self._operations), store.others)
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; raises FamezError if it cannot. Either way nothing is left behind."""
+        """Serves until SIGTERM or SIGINT; raises FamezError if it cannot.
+
+        Either way nothing is left behind, unless another famezd is to go on with it.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        # A terminal that hangs up is no reason to end what others depend on.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        given = inherited()
-        with _runtime_directory(self._config), self._notifications() as notify_socket:
-            self._workers = {
-                name: Worker(fabric, notify_socket.path, partial(self._hear, notify_socket), self._tell_status)
-                for name, fabric in self._config.fabrics.items()
-            }
-            async with self._http(given):
-                try:
-                    await self._serve()
-                finally:
-                    self._manager.tell("STOPPING=1", "STATUS=stopping")
-                    await self._stop_workers()
+        loop.add_signal_handler(signal.SIGHUP, self._operations.reload_soon)
+        with runtime_directory(self.accepted.config), self._notifications() as self._notify_socket:
+            self._end_absent()
+            keep(self.accepted, self.store)
+            for name in self.accepted.config.fabrics:
+                self.add(name)
+            goes_on = self._resumes
+            try:
+                await self._listen()
+                await self._serve()
+                goes_on = await is_restart()
+            finally:
+                await self._end(goes_on=goes_on)
+
+    def add(self, name: str) -> Worker:
+        """Has a worker for a fabric of the accepted configuration, which is not started yet."""
+        heard = partial(self._hear, self._notify_socket)
+        fabric, shelf = self.accepted.fabric(name), self.store.shelf(name)
+        worker = self.workers[name] = Worker(fabric, shelf, self._notify_socket.path, heard, self.tell_status)
+        return worker
+
+    def refuse(self, error: ConfigError) -> None:
+        """Says that the configuration in the files is wrong: what was accepted before is served on."""
+        for problem in error.problems:
+            self._log.error("configuration refused", problem=str(problem))
+        self.config_view = ConfigView(False, self.config_view.accepted, error.problems)
+
+    def look(self) -> list[FabricView]:
+        """A view of each fabric."""
+        served = self.accepted.served
+        return [
+            look(worker, self.accepted.config.fabrics.get(name) if name in served else None)
+            for name, worker in sorted(self.workers.items())
+        ]
+
+    def config(self) -> ConfigView:
+        """How the last attempt to read the configuration went."""
+        return self.config_view
+
+    async def _listen(self) -> None:
+        await self.http.start_control(self.accepted.config)
+        try:
+            await self.http.start_public(self.accepted.config.http.address)
+        except HttpError as e:
+            if not self._resumes:
+                raise
+            # Machines wait for their fabrics.
+            self._log.error(str(e))
 
     async def _serve(self) -> None:
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.start()
-        started = asyncio.gather(*(worker.settled.wait() for worker in self._workers.values()))
+        started = asyncio.gather(*(worker.settled.wait() for worker in self.workers.values()))
         stop = asyncio.ensure_future(self._stop.wait())
         keep_alive = asyncio.ensure_future(self._keep_alive())
         try:
             await asyncio.wait((started, stop), return_when=asyncio.FIRST_COMPLETED)
-            failed = [worker for worker in self._workers.values() if worker.state is State.FAILED]
-            if failed:
+            failed = [worker for worker in self.workers.values() if worker.state is State.FAILED]
+            if failed and not self._resumes:
                 raise ServiceError("\n".join(f"fabric {w.fabric.name}: {w.failure}" for w in failed))
             if not self._stop.is_set():
                 self._ready = True
-                self._told = self._summary()
-                self._manager.tell("READY=1", f"STATUS={self._told}")
-                self._log.info("famezd is ready", fabrics=len(self._workers), http=self._url)
-                self._on_ready(self._url)
+                self._told = self.summary()
+                self.manager.tell("READY=1", f"STATUS={self._told}", wait=True)
+                self._log.info("famezd is ready", fabrics=len(self.workers), http=self.http.url)
+                self._on_ready(self.http.url)
                 await stop
         finally:
             for task in (started, stop, keep_alive):
                 task.cancel()
             await asyncio.gather(started, stop, keep_alive, return_exceptions=True)
 
-    async def _stop_workers(self) -> None:
-        for worker in self._workers.values():
+    async def _end(self, *, goes_on: bool) -> None:
+        """Stops all workers; what their fabrics are made of goes, too, unless another famezd is to go on with it."""
+        self.manager.tell("STOPPING=1", "STATUS=stopping")
+        self._operations.close()
+        for worker in self.workers.values():
             worker.stop()
-        await asyncio.gather(*(worker.settled.wait() for worker in self._workers.values() if worker.pid))
-        for worker in self._workers.values():
-            worker.remove()
-        self._log.info("famezd has stopped")
+        await asyncio.gather(*(worker.settled.wait() for worker in self.workers.values()))
+        await self.http.stop()
+        if goes_on:
+            # What waits to be restarted is restarted with us.
+            keep(Accepted(config=self.accepted.config), self.store)
+        else:
+            for worker in self.workers.values():
+                worker.remove()
+            self.store.discard()
+        self._log.info("famezd has stopped", fabrics="kept" if goes_on else "ended")
 
-    def look(self) -> list[FabricView]:
-        """A view of each fabric."""
-        return [look(worker) for worker in self._workers.values()]
+    def _end_absent(self) -> None:
+        """Ends the fabrics in the store that are not in the configuration any more."""
+        for name in set(self.store.fabrics) - self.accepted.config.fabrics.keys():
+            self._log.warning("fabric ended: it is not in the configuration any more", fabric=name)
+            self.store.shelf(name).discard()
 
     # What workers say, and what systemd is told
 
     @contextmanager
     def _notifications(self) -> Iterator[NotifySocket]:
-        path = self._config.notify_socket
+        path = self.accepted.config.notify_socket
         try:
             # Whoever left it is gone: the runtime directory is ours alone.
             path.unlink(missing_ok=True)
@@ -137,133 +189,36 @@ class Service:
                 notification = listening.receive()
             except BlockingIOError:
                 return
-            worker = next((w for w in self._workers.values() if w.pid == notification.pid), None)
+            worker = next((w for w in self.workers.values() if w.is_process(notification.pid)), None)
             if worker is None:
-                for descriptor in notification.descriptors:
-                    os.close(descriptor)
+                notification.close()
                 continue
             worker.hear(notification)
             if "STATUS" in notification.assignments:
-                self._tell_status()
+                self.tell_status()
 
-    def _tell_status(self) -> None:
+    def tell_status(self) -> None:
+        """Tells systemd how things are, if that has changed."""
         if not self._ready or self._stop.is_set():
             return
-        summary = self._summary()
+        summary = self.summary()
         if summary != self._told:
             self._told = summary
-            self._manager.tell(f"STATUS={summary}")
+            self.manager.tell(f"STATUS={summary}")
 
-    def _summary(self) -> str:
-        serving = sum(worker.state is State.SERVING for worker in self._workers.values())
-        peers = sum(len(worker.page.occupants()) for worker in self._workers.values() if worker.page is not None)
-        return f"{serving} of {len(self._workers)} fabrics serve {peers} peers"
+    def summary(self) -> str:
+        """How things are, in one line."""
+        serving = sum(worker.state is State.SERVING for worker in self.workers.values())
+        peers = sum(len(worker.page.occupants()) for worker in self.workers.values() if worker.page is not None)
+        parts = [f"{serving} of {len(self.workers)} fabrics serve {peers} peers"]
+        if failed := [name for name, worker in self.workers.items() if worker.state is State.FAILED]:
+            parts.append(f"failed: {', '.join(failed)}")
+        if self.config_view.problems:
+            parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
+        return "; ".join(parts)
 
     async def _keep_alive(self) -> None:
         """Feeds systemd's watchdog: from this loop, and so only while it turns."""
-        while self._manager.watchdog:
-            self._manager.tell("WATCHDOG=1")
-            await asyncio.sleep(self._manager.watchdog / 3)
-
-    # HTTP
-
-    @asynccontextmanager
-    async def _http(self, given: dict[str, list[int]]) -> AsyncIterator[None]:
-        runner = web.AppRunner(
-            application(self.look, registry(self.look)), access_log=None, shutdown_timeout=HTTP_ENDS_WITHIN
-        )
-        await runner.setup()
-        try:
-            for listener in self._http_sockets(given):
-                await web.SockSite(runner, listener).start()
-            yield
-        finally:
-            unlink(str(self._config.control_socket), self._control)
-            await runner.cleanup()
-
-    def _http_sockets(self, given: dict[str, list[int]]) -> Iterator[socket.socket]:
-        address = self._config.http.address
-        tcp = [socket.socket(fileno=fd) for fd in given.get(HTTP, ())]
-        if not tcp and address is not None:
-            tcp = [_listen_tcp(*address)]
-        for listener in tcp:
-            if listener.family != socket.AF_UNIX:
-                host, port = listener.getsockname()[:2]
-                self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            yield listener
-        if CONTROL in given:
-            yield from (socket.socket(fileno=fd) for fd in given[CONTROL])
-        else:
-            own, path = self._config.control, str(self._config.control_socket)
-            control = listen(
-                path,
-                uid=-1 if own.uid is None else own.uid,
-                gid=-1 if own.gid is None else own.gid,
-                mode=own.mode,
-            )
-            self._control = identity(path)
-            yield control
-
-
-@contextmanager
-def _runtime_directory(config: Config) -> Iterator[None]:
-    """Makes the directory, and makes sure that no other famezd uses it."""
-    path = config.runtime_directory
-    try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = _lock(config)
-    except OSError as e:
-        where = f" ({e.filename})" if e.filename not in (None, str(path)) else ""
-        raise ServiceError(
-            f"cannot use the runtime directory {path}: {e.strerror}{where}; set runtime_directory to one that "
-            f"user id {os.geteuid()} can write to"
-        ) from e
-    try:
-        yield
-    finally:
-        unlink(str(config.lock_file), _identity(lock))
-        os.close(lock)
-
-
-def _lock(config: Config) -> int:
-    """Opens and locks the lock file, which only we may open: anybody who can open a file can lock it."""
-    path = str(config.lock_file)
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            os.close(lock)
-            raise ServiceError(
-                f"another famezd uses the runtime directory {config.runtime_directory}{_owner(config.control_socket)}; "
-                f"stop it, or set another runtime_directory"
-            ) from e
-        if _identity(lock) == identity(path):
-            return lock
-        # Its last owner has removed it meanwhile.
-        os.close(lock)
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
-
-
-def _owner(control: Path) -> str:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        probe.connect(str(control))
-        return f" (process {credentials(probe).pid})"
-    return ""
-
-
-def _listen_tcp(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as e:
-        # The error's own text tells the address again; a name that is not found has no errno.
-        why = os.strerror(e.errno) if e.errno and e.errno > 0 else e.strerror
-        raise ServiceError(
-            f"cannot serve HTTP on {host}:{port}: {why}; stop what listens there or set http.listen"
-        ) from e
+        while self.manager.watchdog:
+            self.manager.tell("WATCHDOG=1")
+            await asyncio.sleep(self.manager.watchdog / 3)

@@ -6,12 +6,13 @@ Everything that reports (metrics, API, page) reports from here. Nothing here ask
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from famezd.config import Fabric, personality_class
+from famezd.config import Fabric, Problem, personality_class
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
+from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.worker import State, Worker
 
 
@@ -24,6 +25,16 @@ class PeerView:
     uid: int
     joined: float
     """Seconds of the real-time clock."""
+
+
+@dataclass(frozen=True)
+class ConfigView:
+    """How the last attempt to read the configuration went."""
+
+    successful: bool
+    accepted: float
+    """When one was accepted last, in seconds of the real-time clock."""
+    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,10 @@ class FabricView:
     """Doorbells by (src, dst), ids: what was rung at least once, or could be now."""
     vectors: dict[tuple[int, int], int]
     """Doorbells by (dst, vector): as pairs."""
+    failure: str = ""
+    """Why it is not served, if its state is FAILED."""
+    waiting: tuple[str, ...] = ()
+    """Settings that have changed, and are in force when it is restarted: a phrase each."""
 
     @property
     def up(self) -> bool:
@@ -54,10 +69,12 @@ class FabricView:
         return sum(self.vectors.values())
 
 
-def look(worker: Worker) -> FabricView:
-    """What is to be seen of a worker's fabric now."""
+def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
+    """What is to be seen of a worker's fabric now; `awaited` is what it is to be when it is restarted."""
     page = worker.page
-    seen = FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {})
+    waiting = () if awaited is None else tuple(worker_settings(awaited).misfits(worker.settings.fixed))
+    failure = worker.failure if worker.state is State.FAILED else ""
+    seen = FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting)
     if page is None:
         return seen
     ids = _ids(worker.fabric, page)
@@ -67,7 +84,7 @@ def look(worker: Worker) -> FabricView:
     if seen.up and page.shape.places > worker.fabric.peers:
         there.add(worker.fabric.peers)
     pairs, vectors = _doorbells(page, ids, there, relayed=worker.fabric.doorbells == "relayed")
-    return FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, peers, page.totals(), pairs, vectors)
+    return replace(seen, peers=peers, totals=page.totals(), pairs=pairs, vectors=vectors)
 
 
 @cache

@@ -1,27 +1,26 @@
-"""One fabric's worker, seen from above: started, watched, started again, stopped."""
+"""One fabric and the process that serves it, seen from above: started, watched, started again, succeeded, stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import os
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable
 
 import structlog
 
 from famezd.config import Fabric
-from famezd.fabric.listener import identity, unlink
-from famezd.fabric.worker import MAILBOX, SOCKET, START_FAILED, STATS, SUPERVISOR
+from famezd.errors import FamezError
+from famezd.fabric.settings import Settings
+from famezd.fabric.worker import START_FAILED, STATS
 from famezd.notify import Notification
-from famezd.stats import Page
-from famezd.supervisor.lines import LinePipe, parse
+from famezd.stats import Page, StatsError
+from famezd.supervisor.lines import parse
+from famezd.supervisor.process import OrderError, Process
 from famezd.supervisor.settings import worker_settings
-from famezd.supervisor.spawn import spawn
+from famezd.supervisor.store import Shelf
 
 WATCHDOG = 10.0
 """Seconds without a sign of life after which a worker is killed."""
@@ -31,6 +30,8 @@ START_WITHIN = 30.0
 """Seconds that a worker has to become ready."""
 STOP_WITHIN = 5.0
 """Seconds that a worker has to stop before it is killed."""
+HOLD_WITHIN = 5.0
+"""Seconds that a worker has to finish what it does before it is succeeded."""
 STEADY = 1.0
 """Seconds of serving after which a death is not taken for a failed start."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
@@ -38,9 +39,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 
 One that served for a while is replaced at once: its peers are waiting.
 """
+GIVE_UP = 5
+"""Deaths in a row, each soon after the start, after which the fabric is reported as failed; it is tried on and on."""
 
 _TAKEN = {"event", "level", "self", "fabric", "exc_info", "stack_info", "stack", "exception", "timestamp"}
 """Names of fields that are structlog's or our own."""
+
+
+class NotServingError(FamezError):
+    """What was asked of a fabric needs a worker that serves."""
 
 
 class State(enum.Enum):
@@ -51,7 +58,7 @@ class State(enum.Enum):
     WAITING = "waiting"
     """It died, and is started again after a pause."""
     FAILED = "failed"
-    """It could not start."""
+    """It could not start, or died again and again."""
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -62,143 +69,252 @@ class Worker:
     def __init__(
         self,
         fabric: Fabric,
+        shelf: Shelf,
         notify_socket: str,
         drain: Callable[[], None],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`drain` hears what workers have told so far; `changed` is called at each change of `state`."""
+        """`shelf` may hold what an earlier process left there: then its worker goes on from that.
+
+        `drain` hears what workers have told so far; `changed` is called at each change of `state`.
+        """
         self.fabric = fabric
         self.settings = worker_settings(fabric)
         self.state = State.STOPPED
-        self.pid = 0
-        """0 while there is no process."""
         self.restarts = 0
         """How often a dead worker was replaced."""
         self.failure = ""
-        """What a worker that could not start said."""
+        """Why the fabric is not served, if its state is FAILED."""
         self.page: Page | None = None
         """The fabric's counters, as soon as there are any."""
         self.settled = asyncio.Event()
         """Set when the worker serves, failed or stopped; cleared while it starts or stops."""
-        self._notify_socket = notify_socket
+        self._shelf = shelf
+        self._environ = {"NOTIFY_SOCKET": notify_socket, "WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}
         self._drain = drain
         self._changed = changed
         self._log = structlog.get_logger().bind(fabric=fabric.name)
-        self._kept: dict[str, list[int]] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._pause = 0.0
+        self._deaths = 0
         self._served_since = 0.0
-        self._pidfd = -1
-        self._lifeline: socket.socket | None = None
-        self._lines = LinePipe(self._repeat)
-        self._bound: tuple[int, int] | None = None
+        self._resumes = bool(shelf.kept)
+        self._process = self._new_process()
+        self._successor: Process | None = None
+        self._succession = asyncio.Lock()
         self._last_line = ""
+        for descriptor in shelf.kept.get(STATS, ()):
+            self._look_at(descriptor)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that serves, 0 while there is none."""
+        return self._process.pid
 
     def start(self) -> None:
         """Starts a worker process."""
-        self._to(State.STARTING)
+        self._cancel_timer()
+        if self.state is not State.FAILED:
+            self._to(State.STARTING)
         self.settled.clear()
-        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        log = self._lines.open()
-        environ = {"NOTIFY_SOCKET": self._notify_socket, "WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}
-        command = [sys.executable, "-P", "-m", "famezd.fabric", *self.settings.arguments()]
-        try:
-            self.pid = spawn(command, {SUPERVISOR: [theirs.fileno()], **self._kept}, log, environ)
-        finally:
-            theirs.close()
-            os.close(log)
-        self._pidfd = os.pidfd_open(self.pid)
-        self._loop.add_reader(self._pidfd, self._died)
+        self._process.start(self.settings, self._shelf.kept, self._environ)
         self._expect_within(START_WITHIN)
 
     def stop(self) -> None:
-        """Asks the worker to stop; `settled` tells when it has."""
-        if self.state in (State.STARTING, State.SERVING):
+        """Asks the worker to stop; `settled` tells when it has. What it served can be gone on with."""
+        if self._successor is not None:
+            self._successor.kill()
+        if self._process.pid:
             self.settled.clear()
             self._to(State.STOPPING)
-            os.kill(self.pid, signal.SIGTERM)
+            self._process.kill(signal.SIGTERM)
             self._expect_within(STOP_WITHIN)
-        elif self.state is State.WAITING:
+        else:
             self._cancel_timer()
             self._to(State.STOPPED)
             self.settled.set()
 
     def remove(self) -> None:
-        """Removes what the fabric has in the file system, if it is still its own, and forgets its descriptors."""
-        if SOCKET in self._kept:
-            unlink(self.settings.socket, self._bound)
-        if self.settings.backing != "memfd":
-            with contextlib.suppress(FileNotFoundError):
-                if any(
-                    os.path.samestat(os.fstat(fd), os.lstat(self.settings.memory)) for fd in self._kept.get(MAILBOX, ())
-                ):
-                    os.unlink(self.settings.memory)
-        for descriptors in self._kept.values():
-            for descriptor in descriptors:
-                os.close(descriptor)
-        self._kept.clear()
+        """Ends the fabric, whose worker has stopped."""
+        self._shelf.discard()
         if self.page is not None:
             self.page.close()
             self.page = None
 
+    async def restart(self, fabric: Fabric) -> None:
+        """Starts another worker, once there is none any more, which serves the fabric as `fabric` defines it.
+
+        If that does not fit what there is, it disconnects the peers and begins anew.
+        """
+        self.stop()
+        await self.settled.wait()
+        self.fabric, self.settings = fabric, worker_settings(fabric)
+        self._pause, self._deaths = 0.0, 0
+        self.start()
+        await self.settled.wait()
+
+    # What is asked of it while it serves
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether there is anybody on the fabric."""
+        return self.page is not None and bool(self.page.occupants())
+
+    async def kick(self, peer: int) -> None:
+        """Ends the membership of `peer`; raises NotServingError, or OrderError if it does not answer."""
+        self._require_serving()
+        order = f"kick {peer}"
+        self._process.order(order)
+        await self._process.answer(order, STOP_WITHIN)
+
+    async def succeed(self, fabric: Fabric) -> float:
+        """Has another process go on with the fabric, defined as `fabric`; returns the seconds for which nobody served.
+
+        Its peers notice nothing. Raises NotServingError, and OrderError if the new process cannot take over: then the
+        old one goes on as it was.
+        """
+        async with self._succession:
+            self._require_serving()
+            old, new = self._process, self._new_process()
+            self._successor = new
+            try:
+                await self._prepare(old, new, worker_settings(fabric))
+                return await self._hand_over(old, new, fabric)
+            except (OrderError, OSError) as e:
+                new.kill()
+                if old.pid:
+                    old.order("carry on")
+                elif self.state is State.SERVING:
+                    self._start_again("while it was to be succeeded")
+                raise OrderError(f"fabric {self.fabric.name}: another process cannot take over: {e}") from e
+            finally:
+                self._successor = None
+
+    async def _prepare(self, old: Process, new: Process, settings: Settings) -> None:
+        """Brings the successor so far that it only waits for the old process to end."""
+        old.order("hold")
+        await old.answer("hold", HOLD_WITHIN)
+        new.start(settings, self._shelf.kept, self._environ, ["wait"])
+        try:
+            await new.answer("wait", START_WITHIN)
+        except OrderError as e:
+            raise OrderError(self._last_line if not new.pid and self._last_line else str(e)) from e
+
+    async def _hand_over(self, old: Process, new: Process, fabric: Fabric) -> float:
+        began = time.monotonic()
+        if old.pid:
+            old.order("park")
+            try:
+                await old.answer("park", STOP_WITHIN)
+            except OrderError:
+                # It hangs, or is dead: either way it must touch nothing any more.
+                old.kill()
+                await old.over.wait()
+        if self.state is not State.SERVING:
+            raise OrderError("famezd is stopping")
+        self.settled.clear()
+        self._process, self._successor = new, None
+        self.fabric, self.settings = fabric, worker_settings(fabric)
+        new.order("go")
+        self._expect_within(START_WITHIN)
+        await self.settled.wait()
+        pause = time.monotonic() - began
+        old.kill()
+        self._require_serving()
+        self._log.info("worker succeeded", pid=new.pid, pause_ms=round(pause * 1e3, 1))
+        return pause
+
+    def _require_serving(self) -> None:
+        if self.state is not State.SERVING:
+            raise NotServingError(f"fabric {self.fabric.name} is not served, it is {self.state.value}: {self.failure}")
+
+    # What it tells
+
+    def is_process(self, pid: int) -> bool:
+        """Whether this is the process that serves, or is to."""
+        return pid == self._process.pid or (self._successor is not None and pid == self._successor.pid)
+
     def hear(self, notification: Notification) -> None:
-        """Takes what the worker told; its descriptors are kept for its successor."""
+        """Takes what a worker process told; its descriptors are kept for its successor."""
         told = notification.assignments
+        if "X_FAMEZ" in told:
+            for process in (self._process, self._successor):
+                if process is not None and process.pid == notification.pid:
+                    process.hear_answer(told["X_FAMEZ"])
         if told.get("FDSTORE") == "1":
-            self._keep(told.get("FDNAME", "stored"), notification.descriptors)
+            self._shelf.keep(told.get("FDNAME", "stored"), notification.descriptors)
+            if told.get("FDNAME") == STATS:
+                self._look_at(notification.descriptors[0])
+        else:
+            # That of a barrier is closed when all before it has been heard: that is what it tells.
+            notification.close()
         if told.get("FDSTOREREMOVE") == "1":
-            for descriptor in self._kept.pop(told.get("FDNAME", ""), ()):
-                os.close(descriptor)
-        if told.get("READY") == "1" and self.state is State.STARTING:
+            self._shelf.forget(told.get("FDNAME", ""))
+        if told.get("READY") == "1" and notification.pid == self._process.pid:
+            self._serves()
+        if told.get("WATCHDOG") == "1" and self.state is State.SERVING and notification.pid == self._process.pid:
+            self._expect_within(WATCHDOG)
+
+    def _serves(self) -> None:
+        if self.state in (State.STARTING, State.FAILED):
+            self.failure = ""
             self._to(State.SERVING)
             self._served_since = time.monotonic()
+        if self.state is State.SERVING:
             self.settled.set()
             self._expect_within(WATCHDOG)
-        if told.get("WATCHDOG") == "1" and self.state is State.SERVING:
-            self._expect_within(WATCHDOG)
 
-    def _keep(self, name: str, descriptors: list[int]) -> None:
-        for old in self._kept.pop(name, ()):
-            os.close(old)
-        self._kept[name] = descriptors
-        if name == SOCKET:
-            # A worker stores its socket as soon as it is bound; its successors have it from there.
-            self._bound = identity(self.settings.socket)
-        if name == STATS:
-            if self.page is not None:
-                self.page.close()
-            self.page = Page.open(os.dup(descriptors[0]))
+    def _look_at(self, descriptor: int) -> None:
+        if self.page is not None:
+            self.page.close()
+            self.page = None
+        try:
+            self.page = Page.open(os.dup(descriptor))
+        except StatsError as e:
+            # One that an older famezd left; the worker makes another.
+            self._log.debug("no counters", why=str(e))
 
-    def _died(self) -> None:
-        # What it told before it died may be descriptors that its successor needs.
-        self._drain()
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        _, status = os.waitpid(self.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        self.pid = 0
-        self._cancel_timer()
-        self._lines.close()
-        if self._lifeline is not None:
-            self._lifeline.close()
+    # Its processes
+
+    def _new_process(self) -> Process:
+        # What it told before it ended may be descriptors that its successor needs.
+        return Process(self._repeat, self._drain, self._ended)
+
+    def _ended(self, process: Process, code: int) -> None:
+        if process is not self._process:
+            return
         if self.state is State.STOPPING:
+            self._cancel_timer()
             self._to(State.STOPPED)
             self.settled.set()
-        elif code == START_FAILED and not self._served_since:
-            self.failure = self._last_line
-            self._to(State.FAILED)
-            self.settled.set()
+        elif self._successor is not None:
+            # Whoever has it prepare knows what to do.
+            self._log.info("worker ended", pid=process.pid)
+        elif code == START_FAILED and not self._served_since and not self._resumes:
+            self._cancel_timer()
+            self._fail(self._last_line)
         else:
-            self._start_again(code)
+            how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit status {code}"
+            self._start_again(how)
 
-    def _start_again(self, code: int) -> None:
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self._to(State.FAILED)
+        self.settled.set()
+
+    def _start_again(self, how: str) -> None:
+        self._cancel_timer()
         if self.state is State.SERVING and time.monotonic() - self._served_since > STEADY:
-            self._pause = 0.0
-        how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit status {code}"
-        self._log.error("worker died, it is started again", how=how, pause=self._pause)
+            self._pause, self._deaths = 0.0, 0
+        self._deaths += 1
         self.restarts += 1
-        self._to(State.WAITING)
+        self._log.error("worker died, it is started again", how=how, pause=self._pause)
+        if self._deaths >= GIVE_UP:
+            last = f", its last words: {self._last_line}" if self._last_line else ""
+            self._fail(f"its worker died {self._deaths} times in a row ({how}{last}); it is tried again and again")
+        else:
+            self._to(State.WAITING)
         self._timer = self._loop.call_later(self._pause, self.start)
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
 
@@ -221,7 +337,7 @@ class Worker:
 
     def _kill(self) -> None:
         self._log.error("worker gives no sign of life, it is killed", state=self.state.value, pid=self.pid)
-        os.kill(self.pid, signal.SIGKILL)
+        self._process.kill()
 
     def _to(self, state: State) -> None:
         self._log.debug("worker", state=state.value, before=self.state.value)

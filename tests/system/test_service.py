@@ -94,8 +94,14 @@ def test_ready_is_told_when_every_fabric_listens_and_stopping_at_the_end(
         assert p.stdout.read() == ""
     ready = [assignments for assignments in told if "READY" in assignments]
     assert ready == [{"READY": "1", "STATUS": "2 of 2 fabrics serve 0 peers"}]
-    assert told[-1]["STOPPING"] == "1"
-    assert told.index(ready[0]) < len(told) - 1
+    stopping = [assignments for assignments in told if "STOPPING" in assignments]
+    assert len(stopping) == 1
+    assert told.index(ready[0]) < told.index(stopping[0])
+    # Nobody is to go on with what ends.
+    stored = {assignments["FDNAME"] for assignments in told if "FDSTORE" in assignments}
+    removed = {assignments["FDNAME"] for assignments in told if "FDSTOREREMOVE" in assignments}
+    assert {"lab.socket", "lab.mailbox", "lab.lock", "lab.stats", "lab.ark.0.0", "plain.socket", "config.0"} <= stored
+    assert stored == removed
 
 
 def test_the_status_follows_the_peers_and_the_watchdog_is_fed(tmp_path: Path, notifications: NotifySocket) -> None:
@@ -478,7 +484,9 @@ def test_the_status_tells_of_a_worker_that_died(tmp_path: Path, notifications: N
     told = []
     with subprocess.Popen([BIN / "famezd", "-c", famezd.config], env=environ, text=True) as p:
         for notification in read_all(notifications, p):
-            told += [notification.assignments["STATUS"]] if "STATUS" in notification.assignments else []
+            if "STATUS" not in notification.assignments:
+                continue
+            told.append(notification.assignments["STATUS"])
             if "READY" in notification.assignments:
                 os.kill(json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]["pid"], signal.SIGKILL)
             elif told[-1] == "1 of 1 fabrics serve 0 peers":

@@ -1,0 +1,117 @@
+"""Where famezd is asked: HTTP on TCP, read-only, and on the control socket, for famezctl."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+from aiohttp import web
+
+from famezd.config import Config, Control
+from famezd.errors import FamezError
+from famezd.fabric.listener import identity, listen, unlink
+
+HTTP, CONTROL = "http", "control"
+"""Names of the sockets that systemd may hand on."""
+ENDS_WITHIN = 0.5
+"""Seconds that requests under way have to end when famezd stops: a client that says nothing must not hold it up."""
+
+
+class HttpError(FamezError):
+    """An address cannot be listened on."""
+
+
+class Server:
+    """The two applications on their sockets."""
+
+    def __init__(self, public: web.Application, control: web.Application, given: Mapping[str, Sequence[int]]) -> None:
+        """`given` are sockets that systemd handed on: they are used instead of what the configuration says."""
+        self.url = ""
+        """Of the public one, "" where it is not served."""
+        self._given = given
+        self._public = _runner(public)
+        self._control = _runner(control)
+        self._address: tuple[str, int] | None = None
+        self._sites: list[web.SockSite] = []
+        self._socket: tuple[str, tuple[int, int] | None] | None = None
+
+    async def start_control(self, config: Config) -> None:
+        """Listens on the control socket; raises FamezError."""
+        await self._control.setup()
+        if CONTROL in self._given:
+            listeners = [socket.socket(fileno=fd) for fd in self._given[CONTROL]]
+        else:
+            own, path = config.control, str(config.control_socket)
+            listeners = [listen(path, uid=_number(own.uid), gid=_number(own.gid), mode=own.mode)]
+            self._socket = path, identity(path)
+        for listener in listeners:
+            await web.SockSite(self._control, listener).start()
+
+    async def start_public(self, address: tuple[str, int] | None) -> None:
+        """Listens on TCP; raises HttpError."""
+        await self._public.setup()
+        if HTTP in self._given:
+            listeners = [socket.socket(fileno=fd) for fd in self._given[HTTP]]
+        else:
+            listeners = [] if address is None else [bind(*address)]
+            self._address = address
+        for listener in listeners:
+            await self._serve(listener)
+
+    def moves(self, address: tuple[str, int] | None) -> bool:
+        """Whether to serve on `address` would be a change."""
+        return HTTP not in self._given and address != self._address
+
+    async def move(self, address: tuple[str, int] | None, listener: socket.socket | None) -> None:
+        """Serves on `listener`, which is bound to `address`, and no longer where it did."""
+        former, self._sites, self.url = self._sites, [], ""
+        if listener is not None:
+            await self._serve(listener)
+        self._address = address
+        for site in former:
+            await site.stop()
+
+    def permit(self, control: Control) -> None:
+        """Gives the control socket other permissions."""
+        if self._socket is not None:
+            path, _ = self._socket
+            # Nobody may connect meanwhile who may not in the end.
+            os.chmod(path, 0)
+            os.chown(path, _number(control.uid), _number(control.gid))
+            os.chmod(path, control.mode)
+
+    async def stop(self) -> None:
+        """Ends both, and removes the control socket."""
+        if self._socket is not None:
+            unlink(*self._socket)
+        for runner in (self._public, self._control):
+            await runner.cleanup()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        site = web.SockSite(self._public, listener)
+        await site.start()
+        self._sites.append(site)
+        if listener.family != socket.AF_UNIX:
+            host, port = listener.getsockname()[:2]
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listens on a TCP address; raises HttpError, which says what to do."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as e:
+        # The error's own text tells the address again; a name that is not found has no errno.
+        why = os.strerror(e.errno) if e.errno and e.errno > 0 else e.strerror
+        raise HttpError(f"cannot serve HTTP on {host}:{port}: {why}; stop what listens there or set http.listen") from e
+
+
+def _runner(application: web.Application) -> web.AppRunner:
+    return web.AppRunner(application, access_log=None, shutdown_timeout=ENDS_WITHIN)
+
+
+def _number(identity: int | None) -> int:
+    """-1 leaves it as it is, as in chown(2)."""
+    return -1 if identity is None else identity

@@ -1,0 +1,64 @@
+"""Whether famezd is to come back: SIGTERM does not say so, but systemd's job does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import structlog
+
+BOOTED = Path("/run/systemd/system")
+"""Is there where systemd is the init system; see sd_booted(3)."""
+_ANSWERS_WITHIN = 5.0
+_UNIT = re.compile(r"/([^/]+\.service)(?:/|$)")
+
+
+def unit(cgroups: str) -> tuple[str, bool] | None:
+    """The service unit that a process is of, by its /proc/<pid>/cgroup, and whether it is a user's; None if of none.
+
+    The innermost one counts: a user's services are within that of the user's manager.
+    """
+    for line in cgroups.splitlines():
+        # 0::/user.slice/user-1000.slice/user@1000.service/app.slice/famezd.service
+        if units := _UNIT.findall(line.rpartition(":")[2]):
+            return units[-1], units[-1] != units[0] and units[0].startswith("user@")
+    return None
+
+
+def restarts(jobs: str, unit: str) -> bool:
+    """Whether the table of `systemctl list-jobs` (job, unit, type, state) has a restart of the unit."""
+    rows = [line.split() for line in jobs.splitlines()]
+    return any(row[1] == unit and row[2] == "restart" for row in rows if len(row) >= 4)
+
+
+async def is_restart() -> bool:
+    """Whether systemd stops this service only to start it again.
+
+    Where that cannot be asked it is taken for one: then nothing is lost, and systemd itself lets go of what it keeps.
+    """
+    ours = unit(Path("/proc/self/cgroup").read_text())
+    if ours is None or not BOOTED.exists():
+        return False
+    name, is_users = ours
+    try:
+        asked = await asyncio.create_subprocess_exec(
+            "systemctl",
+            "--user" if is_users else "--system",
+            "list-jobs",
+            "--no-legend",
+            "--plain",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        jobs, complaint = await asyncio.wait_for(asked.communicate(), _ANSWERS_WITHIN)
+        if asked.returncode == 0:
+            return restarts(jobs.decode(), name)
+        why = complaint.decode().strip()
+    except (OSError, TimeoutError) as e:
+        why = str(e) or f"no answer within {_ANSWERS_WITHIN:g} s"
+    structlog.get_logger().warning(
+        "systemd does not say whether this is a restart: what the fabrics have in /dev/shm is left there", error=why
+    )
+    return True

@@ -1,0 +1,239 @@
+"""What famezd can be told to do while it serves: reload, restart a fabric, kick a peer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from famezd.config import Config, ConfigError, Problem, load
+from famezd.errors import FamezError
+from famezd.supervisor.accepted import Accepted, keep
+from famezd.supervisor.http import HttpError, bind
+from famezd.supervisor.logs import configure
+from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.view import ConfigView
+from famezd.supervisor.worker import State, Worker
+
+if TYPE_CHECKING:
+    from famezd.supervisor.service import Service
+
+
+class UnknownFabricError(FamezError):
+    """There is no such fabric."""
+
+    def __init__(self, name: str, fabrics: Iterable[str]) -> None:
+        super().__init__(f"no fabric {name!r}; there are: {', '.join(sorted(fabrics)) or 'none'}")
+
+
+class UnknownPeerError(FamezError):
+    """There is no such peer on the fabric."""
+
+
+@dataclass
+class Reloaded:
+    """What a reload did, by the fabrics' names."""
+
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    """In place: their peers noticed nothing."""
+    waiting: dict[str, str] = field(default_factory=dict)
+    """Served as before until restarted, because what changed would end them; and what that is."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Not served as they should be, and why."""
+
+
+@dataclass
+class Restarted:
+    """How a fabric was restarted."""
+
+    pause: float
+    """Seconds for which nobody served it."""
+    disconnected: int
+    """Peers whose membership that ended."""
+    why: str
+    """What ended them, "" if nothing did."""
+
+
+class Operations:
+    """Changes to a running service, one after the other."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._log = structlog.get_logger()
+        self._one_by_one = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Nothing is changed any more."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def reload_soon(self) -> None:
+        """Reloads, for who waits for no answer: SIGHUP."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._reload_for_nobody())
+
+    async def _reload_for_nobody(self) -> None:
+        try:
+            await self.reload()
+        except FamezError as e:
+            self._log.error("reload failed", error=str(e))
+
+    async def reload(self) -> Reloaded:
+        """Reads the configuration anew and does what it says.
+
+        Raises ConfigError if there is any mistake in it; then nothing has changed.
+        """
+        async with self._one_by_one:
+            service = self._service
+            self._check_open()
+            service.manager.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", wait=True)
+            try:
+                return await self._reload()
+            finally:
+                service.manager.tell("READY=1", f"STATUS={service.summary()}", wait=True)
+
+    async def _reload(self) -> Reloaded:
+        service = self._service
+        try:
+            config = load(service.path)
+            listener = self._bind(config)
+        except ConfigError as e:
+            service.refuse(e)
+            raise
+        service.config_view = ConfigView(True, time.time(), ())
+        configure(config.log.level, config.log.format)
+        service.http.permit(config.control)
+        if service.http.moves(config.http.address):
+            await service.http.move(config.http.address, listener)
+        reloaded = Reloaded()
+        await self._remove(config, reloaded)
+        # What waits for a restart is known before anything is done that may take a while.
+        served = {name: w.fabric for name, w in service.workers.items() if self._waits(w, config, reloaded)}
+        service.accepted = Accepted(config=config, served=served)
+        keep(service.accepted, service.store)
+        await self._change(config, reloaded)
+        await self._add(config, reloaded)
+        self._log.info("configuration reloaded", **{key: value for key, value in vars(reloaded).items() if value})
+        return reloaded
+
+    def _bind(self, config: Config) -> socket.socket | None:
+        """Checks what only the running service can: listens where HTTP is to move. Raises ConfigError."""
+        service = self._service
+        running = service.accepted.config.runtime_directory
+        if config.runtime_directory != running:
+            why = f"is {running} as long as famezd runs: restart famezd to change it"
+            raise ConfigError([Problem(service.path, 1, 1, "runtime_directory", why)])
+        if config.http.address is None or not service.http.moves(config.http.address):
+            return None
+        try:
+            return bind(*config.http.address)
+        except HttpError as e:
+            raise ConfigError([Problem(service.path, 1, 1, "http.listen", str(e))]) from e
+
+    async def _remove(self, config: Config, reloaded: Reloaded) -> None:
+        workers = self._service.workers
+        for name in workers.keys() - config.fabrics.keys():
+            worker = workers[name]
+            worker.stop()
+            await worker.settled.wait()
+            worker.remove()
+            del workers[name]
+            reloaded.removed.append(name)
+
+    def _waits(self, worker: Worker, config: Config, reloaded: Reloaded) -> bool:
+        """Whether a fabric has peers whom its new settings would disconnect."""
+        name = worker.fabric.name
+        misfits = worker_settings(config.fabrics[name]).misfits(worker.settings.fixed)
+        if not misfits or not worker.has_peers:
+            return False
+        reloaded.waiting[name] = "; ".join(misfits)
+        return True
+
+    async def _change(self, config: Config, reloaded: Reloaded) -> None:
+        service = self._service
+        for name, worker in service.workers.items():
+            fabric = config.fabrics[name]
+            if name in service.accepted.served or fabric == worker.fabric:
+                continue
+            if worker_settings(fabric) == worker.settings and worker.state is State.SERVING:
+                worker.fabric = fabric
+            elif why := await self._restart(worker):
+                reloaded.failed[name] = why
+                continue
+            reloaded.changed.append(name)
+
+    async def _add(self, config: Config, reloaded: Reloaded) -> None:
+        service = self._service
+        added = [service.add(name) for name in config.fabrics.keys() - service.workers.keys()]
+        for worker in added:
+            worker.start()
+        for worker in added:
+            await worker.settled.wait()
+            name = worker.fabric.name
+            if worker.state is State.SERVING:
+                reloaded.added.append(name)
+            else:
+                reloaded.failed[name] = worker.failure
+
+    async def _restart(self, worker: Worker) -> str:
+        """Brings a worker's settings up to date; returns why that failed, "" if it did not."""
+        fabric = self._service.accepted.config.fabrics[worker.fabric.name]
+        fits = not worker_settings(fabric).misfits(worker.settings.fixed)
+        try:
+            if fits and worker.state is State.SERVING:
+                await worker.succeed(fabric)
+            else:
+                await worker.restart(fabric)
+        except FamezError as e:
+            return str(e)
+        return worker.failure
+
+    async def restart(self, name: str) -> Restarted:
+        """Has another process serve a fabric, as it is configured now.
+
+        Its peers notice nothing, unless its settings have changed so that they no longer fit: then they are
+        disconnected. Raises UnknownFabricError, and OrderError or NotServingError if that failed.
+        """
+        async with self._one_by_one:
+            service = self._service
+            self._check_open()
+            worker = self._worker(name)
+            fabric = service.accepted.config.fabrics[name]
+            misfits = worker_settings(fabric).misfits(worker.settings.fixed)
+            present = 0 if worker.page is None else len(worker.page.occupants())
+            began = time.monotonic()
+            if not misfits and worker.state is State.SERVING:
+                return Restarted(await worker.succeed(fabric), 0, "")
+            await worker.restart(fabric)
+            waiting = {name: f for name, f in service.accepted.served.items() if name != worker.fabric.name}
+            service.accepted = Accepted(config=service.accepted.config, served=waiting)
+            keep(service.accepted, service.store)
+            return Restarted(time.monotonic() - began, present if misfits else 0, "; ".join(misfits))
+
+    async def kick(self, name: str, peer: int) -> None:
+        """Ends the membership of a peer; raises UnknownFabricError, UnknownPeerError, NotServingError or OrderError."""
+        async with self._one_by_one:
+            worker = self._worker(name)
+            if worker.page is None or all(occupant.peer != peer for occupant in worker.page.occupants()):
+                raise UnknownPeerError(f"fabric {name} has no peer {peer}; `famezctl peers {name}` lists them")
+            await worker.kick(peer)
+
+    def _worker(self, name: str) -> Worker:
+        workers = self._service.workers
+        if name not in workers:
+            raise UnknownFabricError(name, workers)
+        return workers[name]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FamezError("famezd is stopping")
