@@ -50,10 +50,12 @@ class Manager:
     """Who started this process, if it wants to be told anything (NOTIFY_SOCKET)."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
-        if self._notifier.socket is not None:
+        # Only where there is a manager: else the notifier drops a socket unclosed.
+        self._notifier = sdnotify.SystemdNotifier() if environ.get("NOTIFY_SOCKET") else None
+        self._socket: socket.socket | None = self._notifier and self._notifier.socket
+        if self._socket is not None:
             # A manager that does not read must not stop us; a lost keep-alive is followed by the next.
-            self._notifier.socket.setblocking(False)
+            self._socket.setblocking(False)
         self.patience = WAIT
         """Seconds to wait for a manager that is busy, where a message must not be lost."""
         self._obsolete: deque[str] = deque()
@@ -64,7 +66,7 @@ class Manager:
     @property
     def listens(self) -> bool:
         """Whether there is a manager."""
-        return self._notifier.socket is not None
+        return self._socket is not None
 
     def hurry(self) -> None:
         """From now on waits for no manager: others wait for us."""
@@ -75,11 +77,12 @@ class Manager:
 
         `wait`: for a manager that is busy, instead of losing them.
         """
-        if self._notifier.socket is not None and wait:
-            self._notifier.socket.settimeout(self.patience)
+        if self._notifier is None or self._socket is None:
+            return
+        if wait:
+            self._socket.settimeout(self.patience)
         self._notifier.notify("\n".join(assignments))
-        if self._notifier.socket is not None:
-            self._notifier.socket.setblocking(False)
+        self._socket.setblocking(False)
 
     def store(self, name: str, descriptors: Iterable[int]) -> None:
         """Asks the manager to keep descriptors under `name`, and to hand them on to the next process.
@@ -118,21 +121,21 @@ class Manager:
             os.close(taken)
 
     def _send(self, text: str, descriptors: array.array[int]) -> None:
-        if self._notifier.socket is None:
+        if self._socket is None:
             return
-        self._notifier.socket.settimeout(self.patience)
+        self._socket.settimeout(self.patience)
         try:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
-            self._notifier.socket.sendmsg([text.encode()], ancillary)
+            self._socket.sendmsg([text.encode()], ancillary)
         finally:
-            self._notifier.socket.setblocking(False)
+            self._socket.setblocking(False)
 
     def forget(self, name: str) -> None:
         """Asks the manager to let go of what it keeps under `name`; one that is busy is asked again with the next."""
         self._obsolete.append(name)
-        while self._obsolete and self._notifier.socket is not None:
+        while self._obsolete and self._socket is not None:
             try:
-                self._notifier.socket.send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}".encode())
+                self._socket.send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}".encode())
             except OSError:
                 return
             self._obsolete.popleft()

@@ -93,7 +93,7 @@ class Worker:
         self._environ = {"NOTIFY_SOCKET": notify_socket, "WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}
         self._drain = drain
         self._changed = changed
-        self._log = structlog.get_logger().bind(fabric=fabric.name)
+        self._log = structlog.get_logger(fabric=fabric.name)  # lazy: a reload may configure it anew
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._pause = 0.0

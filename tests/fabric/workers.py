@@ -50,8 +50,12 @@ class Worker:
         kept: Mapping[str, Sequence[int]] | None = None,
         limit: int | None = None,
         notify: NotifySocket | None = None,
+        orders: Sequence[str] = (),
     ) -> None:
-        """Starts the process; `kept` is handed on to it, `limit` is its hard limit of descriptors."""
+        """Starts the process; `kept` is handed on to it, `limit` is its hard limit of descriptors.
+
+        `orders` wait for it.
+        """
         self.settings = settings
         self.kept: dict[str, list[int]] = {}
         """Copies of the descriptors that it stored, or was handed: for its successor."""
@@ -67,6 +71,8 @@ class Worker:
         self._clients: list[Raw] = []
         self._calls: list[Callable[[], object]] = []
         self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for order in orders:
+            self.order(order)
         command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
         if limit is not None:
             command = ["/bin/sh", "-c", 'ulimit -n "$0"; exec "$@"', str(limit), *command]
@@ -134,6 +140,14 @@ class Worker:
             for name in set(self.kept) - {STATS}:
                 self._forget(name)
         return status
+
+    def order(self, order: str) -> None:
+        """Tells it to do something."""
+        self._lifeline.send(order.encode())
+
+    def await_answer(self, order: str) -> None:
+        """Waits until it says that it has done it."""
+        self.wait(lambda: {"X_FAMEZ": order} in self.told, f"it answers to {order!r}")
 
     def hang_up(self) -> None:
         """Closes the supervisor's end, as its death would."""

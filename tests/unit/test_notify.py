@@ -30,8 +30,8 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NotifyS
 
 
 def hang_up(service: Manager) -> None:
-    if service._notifier.socket is not None:
-        service._notifier.socket.close()
+    if service._socket is not None:
+        service._socket.close()
 
 
 @pytest.fixture
@@ -50,9 +50,7 @@ def test_what_a_service_tells_arrives_with_its_pid(manager: NotifySocket, servic
 
 
 def test_the_pid_is_what_the_kernel_says_whatever_is_told(manager: NotifySocket) -> None:
-    code = (
-        "import os; from famezd.notify import Manager; Manager().tell('MAINPID=1', 'PID=%d' % os.getpid())"
-    )
+    code = "import os; from famezd.notify import Manager; Manager().tell('MAINPID=1', 'PID=%d' % os.getpid())"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
     told = manager.receive()
     assert told.assignments == {"MAINPID": "1", "PID": str(told.pid)}

@@ -9,7 +9,9 @@ import structlog
 from structlog.testing import capture_logs
 
 from famezd.config import load
+from famezd.notify import Manager
 from famezd.supervisor.logs import configure
+from famezd.supervisor.store import Shelf
 from famezd.supervisor.worker import Worker
 from tests.unit.conftest import closing
 
@@ -26,7 +28,7 @@ def write_config(folder: Path, **fabrics: str) -> Path:
 
 async def a_worker(folder: Path) -> Worker:
     config = load(write_config(folder, lab=""))
-    return Worker(config.fabrics["lab"], str(config.notify_socket), lambda: None)
+    return Worker(config.fabrics["lab"], Shelf("lab", Manager()), str(config.notify_socket), lambda: None)
 
 
 @pytest.mark.parametrize("name", ["event", "level", "self", "fabric", "exc_info", "stack_info", "timestamp"])
