@@ -20,52 +20,11 @@ from famezd.client import Doorbell, Event, Joined, Left, Mailbox, Message, Peer
 from famezd.errors import FamezError
 from famezd.fabric.settings import Settings
 from famezd.mailbox import Slots
-from famezd.protocol import marked
 from tests.fabric.conftest import settings
-from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker
+from tests.fabric.lineage import Lineage
+from tests.fabric.workers import DEADLINE, GENZ, Raw
 
 KINDS = [(d, p, s) for d in ("relayed", "direct") for p in ("sticky", "fresh") for s in ("plain", "genz")]
-
-
-class Lineage:
-    """A fabric whose worker is killed and succeeded again and again."""
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self.settings = settings
-        self._folder = folder
-        self.worker = Worker(settings, folder).ready()
-
-    def kill(self) -> None:
-        """Nobody serves any more."""
-        self.worker.kill()
-
-    def succeed(self) -> None:
-        """Another worker serves, with what the killed one stored."""
-        dead = self.worker
-        dead.ended()
-        # Started before the dead one's descriptors are closed: they are the same.
-        self.worker = Worker(self.settings, self._folder, kept=dead.kept)
-        dead.close()
-        self.worker.ready()
-        assert "Traceback" not in self.worker.log
-        assert "personality failed" not in self.worker.log
-
-    def join(self) -> Peer:
-        """A peer of the client library, which has been sent its whole set-up, and the worker knows that."""
-        peer = Peer.join(self.settings.socket)
-        self.worker.wait(self._nothing_in_doubt, "nothing is in doubt")
-        return peer
-
-    def _nothing_in_doubt(self) -> bool:
-        page = self.worker.page
-        told = [page.words[page.told_at(o.place, o.place)] for o in page.occupants()]
-        doubts = [page.words[page.told_at(o.place)] for o in page.occupants()]
-        return not any(doubts) and all(marked(word)[1] == self.settings.vectors for word in told)
-
-    def close(self) -> None:
-        """The fabric ends."""
-        self.worker.check()
-        self.worker.close()
 
 
 @pytest.fixture
