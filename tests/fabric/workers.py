@@ -22,7 +22,18 @@ from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
-from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, PeerLeft, ProtocolError, decode, encode
+from famezd.protocol import (
+    MESSAGE_SIZE,
+    Client,
+    Descriptor,
+    Event,
+    Message,
+    PeerId,
+    PeerLeft,
+    ProtocolError,
+    decode,
+    encode,
+)
 from famezd.stats import Page
 from famezd.supervisor.spawn import spawn
 
