@@ -124,40 +124,6 @@ def test_who_left_while_nobody_served_is_missed_at_once(lineage: Lineage) -> Non
                 assert newcomer.id != gone
 
 
-@pytest.mark.parametrize("lineage", [("relayed", "sticky", "plain"), ("relayed", "fresh", "plain")], indirect=True)
-def test_kills_at_random_moments_lose_no_doorbell_and_no_count(lineage: Lineage) -> None:
-    order = random.Random(1)
-    with ExitStack() as stack:
-        peers = [stack.enter_context(lineage.join()) for _ in range(4)]
-        for peer in peers:
-            while len(peer.peers) < 3:
-                peer.wait(DEADLINE)
-        made: Counter[tuple[int, int, int]] = Counter()
-        received: Counter[int] = Counter()
-        places = {peer.id: place for place, peer in enumerate(peers)}
-        for _ in range(40):
-            fatal = order.randrange(1, 400)
-            for n in range(400):
-                src, dst = order.sample(peers, 2)
-                vector = order.randrange(src.vectors)
-                src.ring(dst.id, vector)
-                made[places[src.id], places[dst.id], vector] += 1
-                if n == fatal:
-                    os.kill(lineage.worker.pid, 9)
-            lineage.succeed()
-            for peer in peers:
-                received[peer.id] += sum(e.rings for e in peer.wait(0) if isinstance(e, Doorbell))
-        lineage.worker.await_doorbells(made)
-        for peer in peers:
-            due = sum(n for (_, dst, _), n in made.items() if dst == places[peer.id])
-            while received[peer.id] < due:
-                events = peer.wait(DEADLINE)
-                assert events, f"peer {peer.id} was rung {due} times and has heard {received[peer.id]}"
-                received[peer.id] += sum(e.rings for e in events if isinstance(e, Doorbell))
-        # In doubt a doorbell is delivered again, but that is rare.
-        assert received.total() <= made.total() + 400 * 40
-
-
 @pytest.mark.parametrize("lineage", KINDS, indirect=True, ids="-".join)
 def test_kills_in_the_midst_of_set_ups_hurt_at_most_the_newcomer(lineage: Lineage) -> None:
     """Every message that a peer is ever sent is checked by the protocol's state machine."""
