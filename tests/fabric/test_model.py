@@ -7,6 +7,7 @@ after every rule. A rule that lets another worker take over calls one method of 
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections import Counter
 from contextlib import closing
@@ -171,14 +172,13 @@ class Fabrics(RuleBasedStateMachine):
     def join_amid_a_kill(self, moment: str) -> None:
         if len(self.members) == PEERS:
             return
-        joins = self.lineage.worker.totals["joins"]
+        worker = self.lineage.worker
+        before = worker.totals["joins"] + worker.refused
         newcomer = Raw(self.lineage.settings)
-        if moment == "when it was sent something":
-            message = newcomer.read()
-            assert message is not None
-            newcomer.understand(message)
-        elif moment == "when it is a member":
-            self.lineage.worker.wait(lambda: self.lineage.worker.totals["joins"] > joins, "it joins")
+        if moment == "when it is a member":
+            worker.wait(lambda: worker.totals["joins"] + worker.refused > before, "it joins")
+        elif moment == "when it was sent something":
+            assert newcomer.connection.recv(1, socket.MSG_PEEK)
         self._kill()
         self.lineage.succeed()
         self._somebody_serves()
