@@ -54,7 +54,8 @@ class Lineage:
         """The doorbell that a dead worker was relaying, as row, place and vector, and how often it was rung."""
         page = self.worker.page
         rings, counter = page.words[IN_FLIGHT : IN_FLIGHT + 2].tolist()
-        if not rings:
+        if not rings or counter >= page.shape.former_at:
+            # Nothing, or it was moving a counter.
             return None
         row, rest = divmod(counter - page.shape.doorbells_at, page.shape.places * page.shape.vectors)
         return (row, *divmod(rest, page.shape.vectors)), rings

@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase
@@ -59,9 +59,12 @@ class Member:
 class Fabrics(RuleBasedStateMachine):
     """The rules, and what is true after each."""
 
-    def __init__(self, kind: tuple[str, str, str]) -> None:
+    kind: ClassVar[tuple[str, str, str]]
+    """Doorbells, ports, personality."""
+
+    def __init__(self) -> None:
         super().__init__()
-        doorbells, ports, personality = kind
+        doorbells, ports, personality = self.kind
         given: dict[str, Any] = {"personality": GENZ} if personality == "genz" else {"vectors": VECTORS}
         self._folder = tempfile.TemporaryDirectory(prefix="fz")
         folder = Path(self._folder.name)
@@ -326,8 +329,8 @@ class Fabrics(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_a_fabric_does_what_its_model_does(kind: tuple[str, str, str]) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        partial(Fabrics, kind),
+    run_state_machine_as_test(
+        type("FabricsOfAKind", (Fabrics,), {"kind": kind}),
         settings=hypothesis_settings(
             max_examples=10,
             stateful_step_count=25,
