@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from itertools import count, islice, permutations, product
 from pathlib import Path
@@ -284,6 +284,10 @@ class Town:
 
         return over
 
+    def come(self) -> None:
+        """Another one comes."""
+        self.newcomer = Raw(self.lineage.settings)
+
     def unharmed(self) -> None:
         """The established have lost nothing: they are who they were, and ring each other on all vectors."""
         for peer in self.established:
@@ -346,31 +350,38 @@ def test_a_kill_at_any_step_of_a_join_hurts_at_most_the_newcomer(town: Town) -> 
     """Nor that one, unless its next message, or one about it, is in doubt, or nothing was written about it yet."""
     fates: Counter[bool] = Counter()
     for n in count(1):
-        with ExitStack() as stack:
-            newcomers: list[Raw] = []
-
-            def come() -> None:
-                newcomers.append(stack.enter_context(closing(Raw(town.lineage.settings))))  # noqa: B023
-
-            joins = town.worker.totals["joins"]
-            if not town.kill_at(n, come, lambda: town.worker.totals["joins"] > joins):  # noqa: B023
-                newcomers[0].set_up()
+        killed = town.kill_at(n, town.come, risen(lambda: town.worker.totals["joins"]))
+        with closing(town.newcomer) as newcomer:
+            if not killed:
+                newcomer.set_up()
                 break
             doubt = town.doubt()
-            newcomers[0].hear()
-            told = bool(newcomers[0].values)
+            newcomer.hear()
+            told = bool(newcomer.values)
             town.lineage.succeed()
-            joined = is_in(newcomers[0])
+            joined = is_in(newcomer)
             assert joined or doubt or not told
             fates[joined] += 1
             if joined:
-                town.worker.acquaint(*town.established, newcomers[0])
-                town.ring_each_other(*town.established, newcomers[0])
+                town.worker.acquaint(*town.established, newcomer)
+                town.ring_each_other(*town.established, newcomer)
             else:
                 town.only_established()
             town.unharmed()
         town.only_established()
     assert min(fates[True], fates[False]) > 5
+
+
+def risen(number: Callable[[], int]) -> Callable[[], bool]:
+    """Says whether a number is greater than now."""
+    before = number()
+    return lambda: number() > before
+
+
+def ring_and_leave(leaver: Raw, whom: int) -> None:
+    """The last thing that a peer does."""
+    leaver.ring(whom, 1, 7)
+    leaver.close()
 
 
 def is_in(newcomer: Raw) -> bool:
@@ -388,13 +399,7 @@ def test_a_kill_at_any_step_of_a_departure_hurts_nobody(town: Town) -> None:
         leaver = town.lineage.member()
         leaving = leaver.id
         town.worker.acquaint(*town.established, leaver)
-
-        def leave() -> None:
-            leaver.ring(town.ids[0], 1, 7)  # noqa: B023
-            leaver.close()  # noqa: B023
-
-        left = town.worker.left
-        if not town.kill_at(n, leave, lambda: town.worker.left > left):  # noqa: B023
+        if not town.kill_at(n, partial(ring_and_leave, leaver, town.ids[0]), risen(lambda: town.worker.left)):
             break
         if town.doubt():
             town.forgotten.add(leaving)
@@ -418,8 +423,7 @@ def test_a_kill_at_any_step_of_packing_leaves_a_whole_ark(town: Town) -> None:
             town.only_established()
         packed = generations(town.worker)
         leaver = town.lineage.member()
-        left = town.worker.left
-        gone = lambda: town.worker.left > left  # noqa: B023, E731
+        gone = risen(lambda: town.worker.left)
         if not town.kill_at(n, leaver.close, gone, since=gone):
             break
         town.lineage.succeed()
@@ -448,8 +452,7 @@ def test_a_successor_killed_at_any_step_is_succeeded_by_one_that_finds_all(town:
         else:
             ring()
         town.lineage.begin_succession()
-        counted = lambda: sum(town.worker.doorbells().values()) == made.total()  # noqa: E731
-        if not town.kill_at(n, lambda: None, counted, since=partial(reads_ark, town.worker)):
+        if not town.kill_at(n, lambda: None, lambda: town.worker.doorbells() == made, partial(reads_ark, town.worker)):
             break
     assert town.worker.doorbells() == made
     assert n > 50
