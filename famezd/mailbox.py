@@ -401,19 +401,31 @@ class Slots:
         self.memory.write(base + BUFFER_AT, text + b"\0")
         self.memory.set_word(base + _BUFLEN, len(text))
 
+    def peek(self, slot: int) -> bytes | None:
+        """Copies the message in `slot`; None if there is none.
+
+        Raises MailboxError if its length is beyond the buffer.
+        """
+        length = self.memory.word(slot * SLOT_SIZE + _BUFLEN)
+        if not length:
+            return None
+        if length > MAX_TEXT:
+            raise MailboxError(f"slot {slot} says its message has {length} bytes; at most {MAX_TEXT} fit")
+        return self.memory.read(slot * SLOT_SIZE + BUFFER_AT, length).partition(b"\0")[0]
+
     def take(self, slot: int) -> bytes | None:
         """Copies the message in `slot` and acknowledges it; None if there is none.
 
         Raises MailboxError, the message acknowledged all the same, if its length is beyond the buffer.
         """
-        length = self.memory.word(slot * SLOT_SIZE + _BUFLEN)
-        if not length:
-            return None
-        text = self.memory.read(slot * SLOT_SIZE + BUFFER_AT, min(length, MAX_TEXT))
-        self.acknowledge(slot)
-        if length > MAX_TEXT:
-            raise MailboxError(f"slot {slot} says its message has {length} bytes; at most {MAX_TEXT} fit")
-        return text.partition(b"\0")[0]
+        try:
+            text = self.peek(slot)
+        except MailboxError:
+            self.acknowledge(slot)
+            raise
+        if text is not None:
+            self.acknowledge(slot)
+        return text
 
     def acknowledge(self, slot: int) -> None:
         """Zeroes the length in `slot`: its owner may send again."""

@@ -34,7 +34,10 @@ WORD = 8
 """Bytes of a word."""
 
 IN_FLIGHT = 4
-"""Index of the in-flight record, three words: rings (0: nothing is in flight), index of the counter, its old value."""
+"""Index of the in-flight record, three words: rings (0: nothing is in flight), index of the counter, its old value.
+
+Or, while a counter is added to a former one: index of that counter, index of the former one, the sum.
+"""
 TOTALS_AT = 7
 
 JOINS = "joins"
@@ -178,10 +181,14 @@ class Page:
     def recover(self) -> InFlight | None:
         """Settles the doorbell that a killed worker was relaying, if there is one: it is counted now, exactly once.
 
-        It may or may not have been delivered, so the caller rings it again, and then says `delivered`.
+        It may or may not have been delivered, so the caller rings it again, and then says `delivered`. A counter that
+        was being moved is moved.
         """
         rings, counter, before = self.words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
         if not rings:
+            return None
+        if counter >= self.shape.former_at:
+            self._complete_move()
             return None
         rings = min(rings, COUNT_LIMIT)
         # Past 2^64 it begins anew.
@@ -265,7 +272,10 @@ class Page:
         return found
 
     def forget(self, place: int) -> None:
-        """Another peer id takes a place over: its counters begin anew, and those of who was rung lose nothing."""
+        """Another peer id takes a place over: its counters begin anew, and those of who was rung lose nothing.
+
+        Nothing may be in flight. Who was killed meanwhile leaves it to be done again, after `recover`.
+        """
         words, (places, rows, vectors) = self.words, self.shape
         start, former, answered, span = (
             self.shape.doorbells_at,
@@ -278,9 +288,23 @@ class Page:
         _zero(words, former + place * vectors, vectors)
         if rows == places:
             for i in range(span):
-                words[former + i] += words[start + place * span + i]
-            _zero(words, start + place * span, span)
+                self._move(start + place * span + i, former + i)
             _zero(words, answered + place * vectors, vectors)
+
+    def _move(self, counter: int, former: int) -> None:
+        """Adds a counter to a former one and zeroes it, both or neither."""
+        words = self.words
+        if n := words[counter]:
+            words[IN_FLIGHT + 1] = former
+            words[IN_FLIGHT + 2] = (words[former] + n) % (1 << 64)
+            words[IN_FLIGHT] = counter
+            self._complete_move()
+
+    def _complete_move(self) -> None:
+        counter, former, total = self.words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
+        self.words[former] = total
+        self.words[counter] = 0
+        self.words[IN_FLIGHT] = 0
 
     def _place(self, place: int) -> int:
         return TOTALS_AT + len(TOTALS) + place * PLACE_WORDS

@@ -162,14 +162,16 @@ class Fabric:
             self._page.vacate(place)
         for member in self.members.values():
             self._resume_outbox(member)
-        self._call_switch(self._personality.resumed, [member.id for member in self.members.values()])
+        # Before the personality is asked anything: what it rings is in flight, too.
         self.relay.redeliver()
+        self._call_switch(self._personality.resumed, [member.id for member in self.members.values()])
         self.relay.for_switch += itertools.starmap(SwitchDoorbell, self._unanswered())
         self._tell_switch()
+        # Before anybody is sent anything, or leaves: an untidy ledger takes nothing down.
+        self._tidy()
         for member in list(self.members.values()):
             self._flush(member)
         self._part()
-        self._tidy()
 
     # What a personality works with
 

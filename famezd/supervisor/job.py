@@ -26,10 +26,13 @@ def unit(cgroups: str) -> tuple[str, bool] | None:
     return None
 
 
-def restarts(jobs: str, unit: str) -> bool:
-    """Whether the table of `systemctl list-jobs` (job, unit, type, state) has a restart of the unit."""
+def comes_back(jobs: str, unit: str) -> bool:
+    """Whether the table of `systemctl list-jobs` (job, unit, type, state) has a job that will start the unit.
+
+    That is a restart, or a start that waits for the stop to be over.
+    """
     rows = [line.split() for line in jobs.splitlines()]
-    return any(row[1] == unit and row[2] == "restart" for row in rows if len(row) >= 4)
+    return any(row[1] == unit and row[2] in ("restart", "start") for row in rows if len(row) >= 4)
 
 
 async def is_restart() -> bool:
@@ -48,13 +51,15 @@ async def is_restart() -> bool:
             "list-jobs",
             "--no-legend",
             "--plain",
+            "--no-pager",
+            name,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         jobs, complaint = await asyncio.wait_for(asked.communicate(), _ANSWERS_WITHIN)
         if asked.returncode == 0:
-            return restarts(jobs.decode(), name)
+            return comes_back(jobs.decode(), name)
         why = complaint.decode().strip()
     except (OSError, TimeoutError) as e:
         why = str(e) or f"no answer within {_ANSWERS_WITHIN:g} s"

@@ -20,52 +20,11 @@ from famezd.client import Doorbell, Event, Joined, Left, Mailbox, Message, Peer
 from famezd.errors import FamezError
 from famezd.fabric.settings import Settings
 from famezd.mailbox import Slots
-from famezd.protocol import marked
 from tests.fabric.conftest import settings
+from tests.fabric.lineage import Lineage
 from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker
 
 KINDS = [(d, p, s) for d in ("relayed", "direct") for p in ("sticky", "fresh") for s in ("plain", "genz")]
-
-
-class Lineage:
-    """A fabric whose worker is killed and succeeded again and again."""
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self.settings = settings
-        self._folder = folder
-        self.worker = Worker(settings, folder).ready()
-
-    def kill(self) -> None:
-        """Nobody serves any more."""
-        self.worker.kill()
-
-    def succeed(self) -> None:
-        """Another worker serves, with what the killed one stored."""
-        dead = self.worker
-        dead.ended()
-        # Started before the dead one's descriptors are closed: they are the same.
-        self.worker = Worker(self.settings, self._folder, kept=dead.kept)
-        dead.close()
-        self.worker.ready()
-        assert "Traceback" not in self.worker.log
-        assert "personality failed" not in self.worker.log
-
-    def join(self) -> Peer:
-        """A peer of the client library, which has been sent its whole set-up, and the worker knows that."""
-        peer = Peer.join(self.settings.socket)
-        self.worker.wait(self._nothing_in_doubt, "nothing is in doubt")
-        return peer
-
-    def _nothing_in_doubt(self) -> bool:
-        page = self.worker.page
-        told = [page.words[page.told_at(o.place, o.place)] for o in page.occupants()]
-        doubts = [page.words[page.told_at(o.place)] for o in page.occupants()]
-        return not any(doubts) and all(marked(word)[1] == self.settings.vectors for word in told)
-
-    def close(self) -> None:
-        """The fabric ends."""
-        self.worker.check()
-        self.worker.close()
 
 
 @pytest.fixture
@@ -163,40 +122,6 @@ def test_who_left_while_nobody_served_is_missed_at_once(lineage: Lineage) -> Non
             with lineage.join() as newcomer:
                 # The witness has seen that id depart.
                 assert newcomer.id != gone
-
-
-@pytest.mark.parametrize("lineage", [("relayed", "sticky", "plain"), ("relayed", "fresh", "plain")], indirect=True)
-def test_kills_at_random_moments_lose_no_doorbell_and_no_count(lineage: Lineage) -> None:
-    order = random.Random(1)
-    with ExitStack() as stack:
-        peers = [stack.enter_context(lineage.join()) for _ in range(4)]
-        for peer in peers:
-            while len(peer.peers) < 3:
-                peer.wait(DEADLINE)
-        made: Counter[tuple[int, int, int]] = Counter()
-        received: Counter[int] = Counter()
-        places = {peer.id: place for place, peer in enumerate(peers)}
-        for _ in range(40):
-            fatal = order.randrange(1, 400)
-            for n in range(400):
-                src, dst = order.sample(peers, 2)
-                vector = order.randrange(src.vectors)
-                src.ring(dst.id, vector)
-                made[places[src.id], places[dst.id], vector] += 1
-                if n == fatal:
-                    os.kill(lineage.worker.pid, 9)
-            lineage.succeed()
-            for peer in peers:
-                received[peer.id] += sum(e.rings for e in peer.wait(0) if isinstance(e, Doorbell))
-        lineage.worker.await_doorbells(made)
-        for peer in peers:
-            due = sum(n for (_, dst, _), n in made.items() if dst == places[peer.id])
-            while received[peer.id] < due:
-                events = peer.wait(DEADLINE)
-                assert events, f"peer {peer.id} was rung {due} times and has heard {received[peer.id]}"
-                received[peer.id] += sum(e.rings for e in events if isinstance(e, Doorbell))
-        # In doubt a doorbell is delivered again, but that is rare.
-        assert received.total() <= made.total() + 400 * 40
 
 
 @pytest.mark.parametrize("lineage", KINDS, indirect=True, ids="-".join)

@@ -22,7 +22,18 @@ from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
-from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, Event, Message, PeerId, PeerLeft, decode, encode
+from famezd.protocol import (
+    MESSAGE_SIZE,
+    Client,
+    Descriptor,
+    Event,
+    Message,
+    PeerId,
+    PeerLeft,
+    ProtocolError,
+    decode,
+    encode,
+)
 from famezd.stats import Page
 from famezd.supervisor.spawn import spawn
 
@@ -148,6 +159,11 @@ class Worker:
     def await_answer(self, order: str) -> None:
         """Waits until it says that it has done it."""
         self.wait(lambda: {"X_FAMEZ": order} in self.told, f"it answers to {order!r}")
+
+    def hear(self) -> None:
+        """Takes what it has told its manager so far, so that it need not wait: for who stops it while it tells much."""
+        while self.notify.fileno() in dict(self._poll.poll(0)):
+            self._hear()
 
     def hang_up(self) -> None:
         """Closes the supervisor's end, as its death would."""
@@ -347,7 +363,12 @@ class Raw:
     def understand(self, message: Message) -> list[Event]:
         """Gives a message to the protocol's state machine, which raises ProtocolError where it is out of order."""
         carried = () if message.descriptor is None else (message.descriptor,)
-        events = self.client.receive(encode(message.value), carried)
+        try:
+            events = self.client.receive(encode(message.value), carried)
+        except ProtocolError:
+            for descriptor in carried:
+                os.close(descriptor)
+            raise
         for event in events:
             if isinstance(event, PeerLeft):
                 for descriptor in event.descriptors:

@@ -293,6 +293,33 @@ def test_when_the_last_one_waited_for_leaves_there_is_nothing_to_look_for(rig: R
     assert not rig.slots.pending(SWITCH)
 
 
+# Going on after a kill
+
+
+def test_a_message_stands_until_its_answer_is_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    standing = []
+    monkeypatch.setattr(rig.fabric, "ring", lambda *_: standing.append(rig.slots.pending(1)))
+    rig.send(1, b"ping")
+    assert standing == [True]
+    assert not rig.slots.pending(1)
+
+
+def test_whoever_has_not_taken_its_answer_is_rung_again_by_a_successor(rig: Rig) -> None:
+    rig.send(2, b"ping")
+    successor = Genz(rig.fabric)
+    successor.resumed([2, 3])
+    assert rig.fabric.rung == [(2, SWITCH)] * 2
+    rig.switch = successor
+    assert rig.answers() == [b"pong"]
+
+
+def test_a_successor_rings_nobody_where_nothing_stands(rig: Rig) -> None:
+    rig.send(2, b"ping")
+    rig.answers()
+    Genz(rig.fabric).resumed([2, 3])
+    assert rig.fabric.rung == [(2, SWITCH)]
+
+
 # What it asks of a fabric
 
 

@@ -49,7 +49,10 @@ class Rig:
 
     def read_with(self, goes: Goes) -> Manifest:
         """The same, where other eventfds go."""
-        manifest = Ledger(self.keeper.open(), goes, CHARTER).read()
+        return self.take(Ledger(self.keeper.open(), goes, CHARTER).read())
+
+    def take(self, manifest: Manifest) -> Manifest:
+        """Closes a manifest's descriptors at the end."""
         for bells in manifest.sets.values():
             for bell in bells:
                 self.stack.callback(os.close, bell)
@@ -125,6 +128,24 @@ def test_a_join_that_was_not_completed_leaves_nothing_behind(rig: Rig) -> None:
     rig.ledger.joined(rig.member(0, 3)[0], sets.items())
     found = rig.read()
     assert same(sets[0, 0], found.sets[0, 0])
+
+
+def test_a_successor_that_finds_a_join_that_was_not_completed_packs_before_it_takes_anything_down(rig: Rig) -> None:
+    rig.ledger.joined(rig.member(1, 1)[0], {(1, 1): rig.bells(2), (1, 0): rig.bells(2)}.items())
+    assert not rig.ledger.untidy
+    impossible = rig.member(0, 0)[0]._replace(connection=1 << 20)
+    rig.ledger.joined(impossible, {(0, 0): rig.bells(2), (0, 1): rig.bells(2)}.items())
+    rig.ledger = Ledger(rig.keeper.open(), goes, CHARTER)
+    manifest = rig.take(rig.ledger.read())
+    assert rig.ledger.untidy
+    rig.ledger.pack(manifest)
+    assert not rig.ledger.untidy
+    # Else the next on that place would have the eventfds of both.
+    sets = {(0, 0): rig.bells(2), (0, 1): rig.bells(2)}
+    rig.ledger.joined(rig.member(0, 3)[0], sets.items())
+    found = rig.read()
+    assert facts(found) == [(0, 3, 1003), (1, 1, 1001)]
+    assert all(same(sets[key], found.sets[key]) for key in sets)
 
 
 def test_without_room_it_is_lost_and_found_again_when_it_is_packed(rig: Rig) -> None:

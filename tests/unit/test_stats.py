@@ -1,10 +1,13 @@
 """The stats page: what is counted stays counted, whoever dies, and nobody reads what is none of ours."""
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import product
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -20,6 +23,7 @@ from famezd.stats import (
     SWITCH_ROW,
     TOLD_WORDS,
     TOTALS,
+    TOTALS_AT,
     WORD,
     InFlight,
     Occupant,
@@ -162,6 +166,51 @@ def test_a_doorbell_is_counted_once_wherever_its_relay_was_killed(relayed: Page,
     assert relayed.recover() is None
 
 
+class Mortal:
+    """A page's words, for somebody who is killed after so many stores."""
+
+    def __init__(self, words: memoryview, stores: int) -> None:
+        self.words = words
+        self.left = stores
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.words[at]
+
+    def __setitem__(self, at: int, value: int) -> None:
+        if not self.left:
+            raise KilledError
+        self.left -= 1
+        self.words[at] = value
+
+
+class KilledError(Exception):
+    """It would be dead now."""
+
+
+def test_a_place_is_taken_over_exactly_wherever_that_is_killed() -> None:
+    for stores in itertools.count():
+        page = Page.create("test", RELAYED)
+        for dst, vector in product((0, 2, 3), range(RELAYED.vectors)):
+            page.words[counter(RELAYED, 1, dst, vector)] = 10 * dst + vector
+            page.words[RELAYED.former_at + dst * RELAYED.vectors + vector] = 100
+        words, mortal = page.words, Mortal(page.words, stores)
+        page.words = cast(memoryview, mortal)
+        with contextlib.suppress(KilledError):
+            page.forget(1)
+        page.words = words
+        assert page.recover() is None
+        page.forget(1)
+        assert page.former() == [100 + v for v in range(3)] + [0] * 3 + [
+            100 + 10 * d + v for d in (2, 3) for v in range(3)
+        ]
+        assert not any(page.doorbells())
+        assert page.recover() is None
+        page.close()
+        if mortal.left:
+            break
+    assert stores > 5 * 8
+
+
 def test_what_is_recovered_is_clipped_as_what_is_relayed(relayed: Page) -> None:
     at = counter(RELAYED, 0, 0, 0)
     relay_until(relayed, at, 2**64 - 2, "taken")
@@ -233,7 +282,8 @@ def test_forget_begins_the_counters_of_a_place_anew_and_takes_nothing_from_who_w
         due = sum(before[counter(shape, row, other, vector)] for row in range(rows)) * (other != place)
         now = sum(page.words[counter(shape, row, other, vector)] for row in range(rows))
         assert now + page.former()[other * vectors + vector] == due
-    assert page.words.tolist()[: shape.doorbells_at] == before[: shape.doorbells_at]
+    assert page.words[IN_FLIGHT] == 0
+    assert page.words.tolist()[TOTALS_AT : shape.doorbells_at] == before[TOTALS_AT : shape.doorbells_at]
     page.close()
 
 
