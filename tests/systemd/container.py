@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,7 +44,7 @@ def run_inside(release: str, *selection: str) -> Outcome:
         _wheel(directory / "wheels/this")
         _wheel(directory / "wheels/next", NEXT_VERSION)
         results = directory / "results"
-        (results / "selection").write_text(f"SELECTION={' '.join(selection)}\n")
+        (results / "selection").write_text(f'SELECTION="{shlex.join(selection)}"\n')
         status, console = _boot(tree(release), directory)
         told, journal = ((results / name) for name in ("output", "journal"))
         return Outcome(

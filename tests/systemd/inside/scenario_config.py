@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from famezd.client import ClientError, Doorbell, Peer
+from famezd.client import ClientError, Doorbell, Joined, Peer
 from tests.daemon import PATIENCE, eventually
 from tests.systemd.inside.unit import NAME, Unit, run, systemctl
 
@@ -23,9 +23,9 @@ class Pair:
     """Two peers of a fabric."""
 
     def __init__(self, unit: Unit, fabric: str) -> None:
-        self._unit = unit
         self.one, self.other = unit.join(fabric), unit.join(fabric)
-        self.one.wait(0.2)  # with fresh ports it is told of the other
+        if self.other.id not in self.one.peers:
+            assert self.one.wait(PATIENCE) == [Joined(self.other.id)]
 
     def works(self) -> None:
         """They are what they were to each other."""
@@ -115,11 +115,13 @@ def test_mistakes_found_at_the_start_change_nothing() -> None:
 
 def test_a_port_that_is_taken_at_the_start_loses_nothing() -> None:
     with Unit(BOTH) as unit, pairs(unit, "lab", "fresh") as both:
+        stored = unit.stored
         with unit.down():
-            # Whoever was faster: famezd cannot serve HTTP, and is tried again until it can.
             taken = socket.create_server(("127.0.0.1", 9991))
-        # down() has seen it active, or this would not be reached: so what it cannot serve does not stop fabrics ...
-        taken.close()
+        with taken:
+            eventually(lambda: int(unit.show("NRestarts")) > 2, "starts fail")
+            assert unit.stored == stored
+        unit.await_active()
         for pair in both:
             pair.works()
 

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from famezd.client import ClientError, Doorbell, Peer
-from tests.daemon import PATIENCE
+from tests.daemon import PATIENCE, eventually
 from tests.systemd.inside.traffic import Traffic
 from tests.systemd.inside.unit import Unit
 
@@ -32,6 +33,11 @@ def worker(unit: Unit, fabric: str) -> int:
     """A worker's process."""
     fabrics = json.loads(unit.ctl("--json", "status").stdout)["fabrics"]
     return next(int(f["pid"]) for f in fabrics if f["name"] == fabric)
+
+
+def is_another(unit: Unit, main: int) -> bool:
+    """Whether there is a supervisor other than `main`, be it ready or not."""
+    return unit.main_pid not in (0, main)
 
 
 @contextmanager
@@ -95,9 +101,9 @@ def test_sigkill_during_a_start() -> None:
         for delay in (0.0, 0.1, 0.3, 0.6):
             before = unit.main_pid
             unit.kill()
-            while (now := unit.main_pid) in (0, before):
-                pass
-            time.sleep(delay)
+            eventually(partial(is_another, unit, before), "the next one starts")
+            now = unit.main_pid
+            time.sleep(delay)  # which is how far it gets
             os.kill(now, signal.SIGKILL)
             unit.await_active(other_than=now)
             one.ring(other.id, 4)

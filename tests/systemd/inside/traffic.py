@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,7 @@ from tests.daemon import PATIENCE, eventually
 from tests.qemu.machine import Machine
 from tests.systemd.inside.unit import Unit
 
-_OUTAGE = 60.0
+_OUTAGE = 30.0
 """Seconds that a doorbell may take: a watchdog's patience, a start, and a machine that is busy."""
 _MORE = 20
 """Doorbells from anybody that a program hears before traffic is taken to flow."""
@@ -26,12 +28,21 @@ _IN_STEP = (1, 2, 3)
 
 
 class Program:
-    """A ringer, and the questions that it answers."""
+    """A ringer, until the end of `with`, and the questions that it answers."""
 
     def __init__(self, socket: Path) -> None:
         command = [sys.executable, "-m", "tests.systemd.inside.ringer", str(socket)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._hello: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
 
     @property
     def hello(self) -> dict[str, Any]:
@@ -47,14 +58,18 @@ class Program:
     def ask(self, **command: object) -> dict[str, Any]:
         """Tells it something; its counts."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # that it has ended is told below
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
-    def kill(self) -> None:
-        """Ends it at once."""
-        self._process.kill()
-        self._process.communicate()
+    def has_heard(self, doorbells: int) -> bool:
+        """Whether it has heard so many, since it joined."""
+        return bool(self.ask()["heard"] >= doorbells)
+
+    def knows_all(self) -> bool:
+        """Whether it has bells of all whom it is to ring."""
+        return not self.ask()["unknown"]
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -80,15 +95,17 @@ class Traffic:
     def __enter__(self) -> Self:
         with self._stack:
             programs, machines = self._n
-            self._programs = [Program(self._unit.socket(self._fabric)) for _ in range(programs)]
-            for program in self._programs:
-                self._stack.callback(program.kill)
-            started = [Machine(self._unit.qemu(self._fabric), self._directory, patience=_OUTAGE) for _ in range(machines)]
+            socket = self._unit.socket(self._fabric)
+            self._programs = [self._stack.enter_context(Program(socket)) for _ in range(programs)]
+            started = [
+                Machine(self._unit.qemu(self._fabric), self._directory, patience=_OUTAGE) for _ in range(machines)
+            ]
             self._machines = [self._stack.enter_context(machine) for machine in started]
-            self.ids = [*(program.id for program in self._programs), *(m.peer_id for m in self._machines)]
+            # Asked for once: a machine takes its orders from one thread at a time.
+            self._names = {machine: machine.peer_id for machine in self._machines}
+            self.ids = [*(program.id for program in self._programs), *self._names.values()]
             assert len(set(self.ids)) == sum(self._n)
             self._acquaint()
-            self._before = self._unit.pairs(self._fabric)
             self._thread = threading.Thread(target=self._ring_in_step)
             self._thread.start()
             self._stack.callback(self._rest)
@@ -107,8 +124,8 @@ class Traffic:
         programs = {program: program.ask()["heard"] for program in self._programs}
         machines = self._by_machines.copy()
         for program, heard in programs.items():
-            eventually(lambda p=program, h=heard: p.ask()["heard"] >= h + _MORE, "a program hears others", _OUTAGE)
-        pairs = [(a.peer_id, b.peer_id) for a, b in permutations(self._machines, 2)]
+            eventually(partial(program.has_heard, heard + _MORE), "a program hears others", _OUTAGE)
+        pairs = list(permutations(self._names.values(), 2))
         eventually(
             lambda: self._problem or all(self._by_machines[pair] > machines[pair] for pair in pairs),
             "machines ring each other",
@@ -129,7 +146,7 @@ class Traffic:
             rung.update({(program.id, int(other)): n for other, n in answer["rung"].items()})
         for program in self._programs:
             expected = sum(n for (_, dst), n in rung.items() if dst == program.id)
-            eventually(lambda p=program, e=expected: p.ask()["heard"] >= e, f"{program.id} hears all {expected}")
+            eventually(partial(program.has_heard, expected), f"{program.id} hears all {expected}")
         eventually(lambda: self._unit.pairs(self._fabric) - self._before == rung, f"what is counted becomes {rung}")
         for program in self._programs if exactly else ():
             assert program.ask()["heard"] == sum(n for (_, dst), n in rung.items() if dst == program.id)
@@ -137,16 +154,18 @@ class Traffic:
 
     def _targets(self, program: Program) -> dict[int, list[int]]:
         everywhere = list(range(program.hello["vectors"]))
-        machines = {machine.peer_id for machine in self._machines}
+        machines = set(self._names.values())
         return {other: [0] if other in machines else everywhere for other in self.ids if other != program.id}
 
     def _acquaint(self) -> None:
         """Waits until each knows each: with fresh ports the later ones are announced."""
         for one, other in permutations(self._machines, 2):
             one.meet(other)
+        # Programs count from their first ring on.
+        self._before = self._unit.pairs(self._fabric)
         for program in self._programs:
             program.ask(ring={other: [0] for other in self.ids if other != program.id})
-            eventually(lambda p=program: not p.ask()["unknown"], f"{program.id} knows all")
+            eventually(program.knows_all, f"{program.id} knows all")
         for program in self._programs:
             program.ask(ring={})
 
@@ -154,17 +173,20 @@ class Traffic:
         try:
             while not self._resting.is_set():
                 for vector in _IN_STEP:
-                    for one, other in permutations(self._machines, 2):
-                        one.ring(other.peer_id, vector)
-                        self._by_machines[one.peer_id, other.peer_id] += 1
-                        other.wait_interrupts({vector}, _OUTAGE)
-                        other.clear()
-                    for machine in self._machines:
-                        for program in self._programs:
-                            machine.ring(program.id, vector)
-                            self._by_machines[machine.peer_id, program.id] += 1
+                    self._ring_round(vector)
         except BaseException as problem:  # noqa: BLE001 (it is raised where the test waits)
             self._problem = problem
+
+    def _ring_round(self, vector: int) -> None:
+        for (one, its), (other, others) in permutations(self._names.items(), 2):
+            one.ring(others, vector)
+            self._by_machines[its, others] += 1
+            other.wait_interrupts({vector}, _OUTAGE)
+            other.clear()
+        for machine, its in self._names.items():
+            for program in self._programs:
+                machine.ring(program.id, vector)
+                self._by_machines[its, program.id] += 1
 
     def _rest(self) -> None:
         self._resting.set()

@@ -106,7 +106,7 @@ class Unit(Famezd):
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """A restart that takes from the start of `with`, when the old famezd has gone, to its end."""
+        """A restart of which the old famezd has gone at the start of `with`, and the new one starts at its end."""
         _DROP_INS.mkdir(parents=True, exist_ok=True)
         os.mkfifo(_GATE)
         (_DROP_INS / "gate.conf").write_text(f"[Service]\nExecStartPre=+/bin/cat {_GATE}\n")
@@ -121,7 +121,6 @@ class Unit(Famezd):
             _GATE.unlink()
             shutil.rmtree(_DROP_INS)
             systemctl("daemon-reload")
-        self.await_active()
 
     # What is seen of it
 
@@ -133,6 +132,11 @@ class Unit(Famezd):
     def main_pid(self) -> int:
         """The supervisor's process, 0 if there is none."""
         return int(self.show("MainPID"))
+
+    def processes(self) -> list[int]:
+        """All of its processes: the supervisor and the workers."""
+        cgroup = Path(f"/proc/{self.main_pid}/cgroup").read_text()
+        return [int(p.name) for p in Path("/proc").glob("[0-9]*") if (p / "cgroup").read_text() == cgroup]
 
     @property
     def stored(self) -> int:
