@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
-	@echo "make test    run all tests, real QEMU included (installs Debian packages that they need)"
+	@echo "make test    run all tests, real QEMU included (installs Debian packages that they need); those with a real"
+	@echo "             systemd boot Debian 13, or with FAMEZD_RELEASES='bookworm trixie' Debian 12 as well"
 	@echo "make lint    ruff, mypy --strict, shellcheck"
 	@echo "make format  format the code"
 	@echo "make bench   print the benchmarks"

@@ -1,0 +1,1 @@
+"""famezd under the real systemd, as PID 1 of a container."""
