@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 WORD = 8
 """Bytes of a word."""
 
@@ -39,8 +39,9 @@ TOTALS_AT = 7
 
 JOINS = "joins"
 LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt"))
-REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources", "stalled"))
-TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "turns", "busy_ns")
+_REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "resources", "stalled", "mailbox")
+REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns")
 """The names of the totals, in the order of their words."""
 
 PLACE_WORDS = 5
@@ -203,6 +204,10 @@ class Page:
     def occupants(self) -> list[Occupant]:
         """Who is there now, by place."""
         return [o for place in range(self.shape.places) if (o := self._occupant(place)) is not None]
+
+    def uid(self, place: int) -> int:
+        """The user id of the place's present or last peer, 0 if it never had one."""
+        return self.words[self._place(place) + 2]
 
     def last_id(self, place: int) -> int | None:
         """The id of the place's present or last peer, None if it never had one."""

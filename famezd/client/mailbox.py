@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from typing import NamedTuple
 
 from famezd.client.peer import ClientError, Doorbell, Peer
-from famezd.mailbox import MailboxError, MappedMemory, Slots
+from famezd.mailbox import MailboxError, Slots, outliving_memory
 
 CCLASS = "Debugger"
 """The component class that a host program gives itself."""
@@ -28,14 +29,17 @@ class Message(NamedTuple):
 
 
 class Mailbox:
-    """The messages of one peer; also its name in the mailbox while it is there."""
+    """The messages of one peer; also its name in the mailbox while it is there.
+
+    It maps no memory: a mailbox that somebody cuts short reads as empty, and kills nobody who uses this.
+    """
 
     def __init__(self, peer: Peer, *, nodename: str = "") -> None:
         self._peer = peer
-        self._memory = MappedMemory(peer.memory)
+        self._memory = outliving_memory(peer.memory)
         self._slots = Slots(self._memory)
         self._inbox: deque[Message] = deque()
-        self._slots.check(self._memory.size)
+        self._slots.check(os.fstat(peer.memory).st_size)
         self._slots.name(peer.id, nodename or f"z{peer.id:02}", CCLASS)
 
     @property
@@ -104,7 +108,7 @@ class Mailbox:
         raise ClientError(f"peer {dst} took the ping and has not answered within {timeout:g} s")
 
     def close(self) -> None:
-        """Unmaps the mailbox."""
+        """Lets go of the mailbox; the peer stays."""
         self._memory.close()
 
     def _await_taken(self, deadline: float, what: str) -> None:

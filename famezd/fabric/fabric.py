@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from famezd.ark import Ark
 from famezd.fabric import log
+from famezd.fabric.guard import Guard
 from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
 from famezd.fabric.listener import Credentials, credentials
-from famezd.fabric.peer import Peer, room
+from famezd.fabric.peer import Peer, program, room
 from famezd.fabric.relay import Relay, SwitchDoorbell
 from famezd.fabric.settings import Settings
 from famezd.fabric.wiring import Direct, Relayed, Wiring
-from famezd.mailbox import Memory, server_memory
+from famezd.mailbox import Memory, outliving_memory
 from famezd.protocol import (
     MAX_PEER_ID,
     Batch,
@@ -90,7 +91,7 @@ class Fabric:
         self.peers = settings.peers
         self.vectors = settings.vectors
         self.switch = personality.first_id + settings.peers
-        self.memory: Memory = server_memory(mailbox)
+        self.memory: Memory = outliving_memory(mailbox)
         self.epoll = select.epoll()
         """Bells, by edge, and members' sockets; the worker adds what else it waits for."""
         self.members: dict[int, Peer] = {}
@@ -99,6 +100,10 @@ class Fabric:
 
         self._page = page
         self._mailbox = mailbox
+        self._guard: Guard | None = None
+        if settings.backing != "memfd":
+            self._guard = Guard(mailbox, settings.memory, settings.size, logger, self._mailbox_restored)
+        self._access = settings.access
         self._log = logger
         self._sticky = settings.sticky
         self._first_id = personality.first_id
@@ -257,6 +262,10 @@ class Fabric:
                     self._flush(other)
         self._part()
 
+    def look_after_mailbox(self) -> str:
+        """Gives the mailbox its size back if somebody changed it; returns what is wrong if that cannot be done."""
+        return "" if self._guard is None else self._guard.look()
+
     def close(self) -> None:
         """Passes on what was rung, and ends all memberships; nobody is told anything but the end of its connection."""
         self._catch_up()
@@ -374,6 +383,8 @@ class Fabric:
     # Joining
 
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
+        if not self._access.admit(connection, who):
+            raise Refused("access", "neither its user nor any of its groups is in access.users or access.groups")
         try:
             return self._seat(connection, who)
         except Refused:
@@ -382,10 +393,13 @@ class Fabric:
             return self._seat(connection, who)
 
     def _seat(self, connection: socket.socket, who: Credentials) -> Peer:
+        self._check_user(who.uid)
         if len(self.members) >= self.peers:
             raise Refused("full", f"all {self.peers} ports are taken")
         if time.monotonic() < self._banned.get(who.pid, 0.0):
             raise Refused("stalled", f"its process has lately made its eventfds block; it may come back in {BAN:g} s")
+        if wrong := self.look_after_mailbox():
+            raise Refused("mailbox", wrong)
         handed = self._handed()
         self._check_room(who.pid, handed)
         peer = self._ids.take()
@@ -413,6 +427,13 @@ class Fabric:
         self._call_switch(self._personality.joined, peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
+
+    def _check_user(self, uid: int) -> None:
+        most = self._access.per_user
+        if most and sum(self._page.uid(member.place) == uid for member in self.members.values()) >= most:
+            raise Refused(
+                "per_user", f"its user has {most} peers on the fabric, as many as access.peers_per_user allows"
+            )
 
     def _take_over(self, place: int, peer: PeerId) -> None:
         if self._page.last_id(place) not in (None, peer):
@@ -469,7 +490,14 @@ class Fabric:
 
     def _refuse(self, connection: socket.socket, who: Credentials, refused: Refused) -> None:
         self._page.add(f"refused_{refused.reason}")
-        self._log.say(log.WARNING, f"peer refused: {refused}", reason=refused.reason, pid=who.pid, uid=who.uid)
+        self._log.say(
+            log.WARNING,
+            f"peer refused: {refused}",
+            reason=refused.reason,
+            pid=who.pid,
+            uid=who.uid,
+            program=program(who.pid),
+        )
         nobody = Peer(connection, PeerId(0), 0, Outbox(), pid=who.pid, joined=0)
         nobody.owe((refusal(),))
         with contextlib.suppress(OSError):
@@ -547,6 +575,10 @@ class Fabric:
             self.epoll.modify(member.connection, _LISTENING | (select.EPOLLOUT if waiting else 0))
 
     # The switch
+
+    def _mailbox_restored(self) -> None:
+        self._page.add("resized")
+        self._call_switch(self._personality.mailbox_restored, [member.id for member in self.members.values()])
 
     def _place_of(self, peer: int) -> int | None:
         if self._sticky:

@@ -101,6 +101,15 @@ def _limit_from_proc(pid: int) -> int:
     return DEFAULT_LIMIT
 
 
+def program(pid: int) -> str:
+    """The name of a process, which it can choose, "" where that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as name:
+            return name.read().removesuffix("\n")
+    except OSError:
+        return ""
+
+
 def open_descriptors(pid: int) -> int:
     """How many descriptors a process has open; what a QEMU has where that cannot be seen."""
     folder = f"/proc/{pid}/fd"

@@ -12,14 +12,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.fabric import Fabric
-from famezd.fabric.listener import listen
+from famezd.fabric.listener import give_socket, listen
 from famezd.fabric.settings import Settings, parse
-from famezd.mailbox import claim, open_backing
+from famezd.mailbox import claim, give_mailbox, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.stats import Page, StatsError
@@ -93,6 +94,10 @@ class Worker:
         for descriptor in given.get(MAILBOX, ()):
             if self._settings.backing != "memfd" and LOCK not in given:
                 self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
+            if self._settings.backing != "memfd":
+                # Its settings may be others than its predecessor's.
+                with self._going_on():
+                    give_mailbox(descriptor, self._settings.mailbox)
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
         self._manager.store(MAILBOX, [memory.descriptor])
@@ -102,14 +107,24 @@ class Worker:
         return Descriptor(memory.descriptor)
 
     def _open_listener(self, given: dict[str, list[int]]) -> socket.socket:
+        own = self._settings
         for descriptor in given.get(SOCKET, ()):
             listener = socket.socket(fileno=descriptor)
             listener.setblocking(False)
+            with self._going_on():
+                give_socket(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
             return listener
-        own = self._settings
         listener = listen(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
         self._manager.store(SOCKET, [listener.fileno()])
         return listener
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What is wrong with what was inherited is logged: peers depend on it as it is."""
+        try:
+            yield
+        except FamezError as e:
+            self._log.say(log.ERROR, str(e))
 
     def _board(self, *, resume: bool) -> None:
         """Takes the fabric over from a predecessor, or begins it."""
@@ -189,6 +204,7 @@ class Worker:
         if self._manager.watchdog and (self._keep_alive_at is None or now >= self._keep_alive_at):
             self._keep_alive_at = now + self._manager.watchdog / 3
             self._manager.tell("WATCHDOG=1")
+            self._fabric.look_after_mailbox()
         due = self._status_due()
         if due is not None and now >= due:
             self._told = self._status()

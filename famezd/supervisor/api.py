@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
-from famezd.supervisor.view import FabricView, program
+from famezd.fabric.peer import program
+from famezd.supervisor.view import FabricView
 
 Look = Callable[[], Sequence[FabricView]]
 
