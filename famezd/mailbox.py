@@ -20,7 +20,7 @@ import stat
 from typing import NamedTuple, Protocol
 
 from famezd.errors import FamezError
-from famezd.permissions import creation_mode, give
+from famezd.permissions import as_made, creation_mode, give
 
 SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
 PAGE = 4096
@@ -91,7 +91,7 @@ def open_backing(backing: Backing) -> SharedMemory:
     lock = None
     try:
         lock = claim(descriptor, backing.path)
-        give_mailbox(descriptor, backing)
+        _give(descriptor, backing)
     except BaseException:
         os.close(descriptor)
         if lock is not None:
@@ -206,10 +206,15 @@ def _lock_holder(descriptor: int) -> str:
 
 
 def give_mailbox(descriptor: int, backing: Backing) -> None:
-    """Gives a mailbox's file its owner, group and mode, at no time wider; raises MailboxError if that is not allowed.
+    """Gives the file of a mailbox that was inherited its owner, group and mode: a predecessor's may have been others.
 
-    Also for one that was inherited and is to have others than before.
+    At no time is it wider than before or after. Raises MailboxError if it is not ours to give.
     """
+    uid, gid = as_made(backing.path, backing.uid, backing.gid)
+    _give(descriptor, backing._replace(uid=uid, gid=gid))
+
+
+def _give(descriptor: int, backing: Backing) -> None:
     try:
         give(descriptor, backing.uid, backing.gid, backing.mode)
     except OSError as e:

@@ -17,6 +17,13 @@ def creation_mode(mode: int) -> int:
     return mode & OURS
 
 
+def as_made(path: str, uid: int, gid: int) -> tuple[int, int]:
+    """Owner and group that a file at `path` has if we make it and give it these, of which -1 leaves them as made."""
+    folder = os.stat(os.path.dirname(path))
+    inherited = folder.st_gid if folder.st_mode & stat.S_ISGID else os.getegid()
+    return os.geteuid() if uid < 0 else uid, inherited if gid < 0 else gid
+
+
 def give(descriptor: int, uid: int, gid: int, mode: int) -> None:
     """Gives an open file (O_PATH will do) its owner, group and mode; -1 leaves owner or group as it is.
 

@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from famezd.errors import FamezError
-from famezd.permissions import creation_mode, give
+from famezd.permissions import as_made, creation_mode, give
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
@@ -69,12 +69,12 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
 
 
 def give_socket(path: str, *, uid: int, gid: int, mode: int) -> None:
-    """Gives the file of a socket on which we listen already its owner, group and mode, at no time wider.
+    """Gives the file of a socket that was inherited its owner, group and mode: a predecessor's may have been others.
 
-    Raises ListenerError if it is no longer there, or not ours to give.
+    At no time is it wider than before or after. Raises ListenerError if it is no longer there, or not ours to give.
     """
     try:
-        _give(path, uid, gid, mode)
+        _give(path, *as_made(path, uid, gid), mode)
     except FileNotFoundError as e:
         raise ListenerError(f"the socket {path} was removed, nobody can join; restart the fabric") from e
     except OSError as e:

@@ -49,9 +49,13 @@ class Worker:
         *,
         kept: Mapping[str, Sequence[int]] | None = None,
         limit: int | None = None,
+        through: Sequence[str] = (),
         notify: NotifySocket | None = None,
     ) -> None:
-        """Starts the process; `kept` is handed on to it, `limit` is its hard limit of descriptors."""
+        """Starts the process, `through` a command that becomes it.
+
+        `kept` is handed on to it, `limit` is its hard limit of descriptors.
+        """
         self.settings = settings
         self.kept: dict[str, list[int]] = {}
         """Copies of the descriptors that it stored, or was handed: for its successor."""
@@ -70,6 +74,7 @@ class Worker:
         command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
         if limit is not None:
             command = ["/bin/sh", "-c", 'ulimit -n "$0"; exec "$@"', str(limit), *command]
+        command = [*through, *command]
         handed = {SUPERVISOR: [theirs.fileno()], **(kept or {})}
         with open(self._log, "ab") as log, theirs:
             self.pid = spawn(command, handed, log.fileno(), {"NOTIFY_SOCKET": self.notify.path})

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,8 +48,8 @@ def called(listener: socket.socket, groups: Sequence[int]) -> Iterator[socket.so
         caller.communicate()
 
 
-def admitted(connection: socket.socket, **rules: set[int]) -> bool:
-    return Rules(**{key: frozenset(ids) for key, ids in rules.items()}).admit(connection, credentials(connection))
+def admitted(connection: socket.socket, *, users: Iterable[int] = (), groups: Iterable[int] = ()) -> bool:
+    return Rules(frozenset(users), frozenset(groups)).admit(connection, credentials(connection))
 
 
 # As many as Python's getsockopt has room for, one more, and as many as there can be.
