@@ -50,11 +50,13 @@ class Worker:
         kept: Mapping[str, Sequence[int]] | None = None,
         limit: int | None = None,
         through: Sequence[str] = (),
+        watchdog: float = 0.0,
         notify: NotifySocket | None = None,
     ) -> None:
         """Starts the process, `through` a command that becomes it.
 
-        `kept` is handed on to it, `limit` is its hard limit of descriptors.
+        `kept` is handed on to it, `limit` is its hard limit of descriptors, and it gives a sign of life three times in
+        `watchdog` seconds.
         """
         self.settings = settings
         self.kept: dict[str, list[int]] = {}
@@ -77,7 +79,8 @@ class Worker:
         command = [*through, *command]
         handed = {SUPERVISOR: [theirs.fileno()], **(kept or {})}
         with open(self._log, "ab") as log, theirs:
-            self.pid = spawn(command, handed, log.fileno(), {"NOTIFY_SOCKET": self.notify.path})
+            environ = {"NOTIFY_SOCKET": self.notify.path, "WATCHDOG_USEC": str(int(watchdog * 1e6))}
+            self.pid = spawn(command, handed, log.fileno(), environ)
         for name, descriptors in (kept or {}).items():
             self._keep(name, [os.dup(fd) for fd in descriptors])
         self._pidfd = os.pidfd_open(self.pid)
