@@ -137,6 +137,7 @@ def test_a_users_peers_still_count_after_the_workers_death(folder: Path) -> None
     chosen = settings(folder, peers_per_user=2)
     with Worker(chosen, folder) as worker:
         first, second = worker.join(), worker.join()
+        worker.barrier()
         worker.kill()
         with Worker(chosen, folder, kept=worker.kept) as successor:
             assert refused(successor.connect())
@@ -270,6 +271,7 @@ def test_a_successor_goes_on_where_it_may_not_change_what_it_inherited(folder: P
     own = settings(folder, backing="shm", memory=shm)
     with Worker(own, folder) as worker:
         client = worker.join()
+        worker.barrier()
         worker.kill()
         os.unlink(own.socket)
         with Worker(own, folder, kept=worker.kept) as successor:
