@@ -51,8 +51,6 @@ RETRY = 0.01
 
 OTHERS = 8
 """At least as many descriptors as the worker waits for besides bells and members."""
-LINES = 100
-"""Lines that a personality may log in a second."""
 
 _LISTENING = select.EPOLLIN | select.EPOLLRDHUP
 _NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)
@@ -123,7 +121,6 @@ class Fabric:
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
-        self._lines_since, self._lines = 0.0, 0
         self._retry_at: float | None = None
         self._pack_at: float | None = None
         self._ledger = Ledger(ark, self._wiring.goes)
@@ -185,14 +182,7 @@ class Fabric:
 
     def log(self, event: str, **fields: object) -> None:
         """Logs `event`, one line; a guest that causes many loses all but a few a second."""
-        now = time.monotonic()
-        if now >= self._lines_since + 1:
-            self._lines_since, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= LINES:
-            self._log.say(log.INFO, event, **fields)
-        elif self._lines == LINES + 1:
-            self._log.say(log.WARNING, "the personality logs too much: the rest of this second is left out")
+        self._log.say_as("personality", log.INFO, event, **fields)
 
     # What the worker calls
 

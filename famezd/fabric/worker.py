@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import math
 import os
 import resource
 import select
@@ -156,10 +157,17 @@ class Worker:
             now = self._tick(ended / 1e9)
         self._manager.tell("STOPPING=1")
         fabric.close()
+        self._log.tick(math.inf)
         self._log.say(log.INFO, "fabric stopped")
 
     def _timeout(self, now: float) -> float:
-        deadlines = (self._fabric.deadline, self._accept_again_at, self._keep_alive_at, self._status_due())
+        deadlines = (
+            self._fabric.deadline,
+            self._log.due,
+            self._accept_again_at,
+            self._keep_alive_at,
+            self._status_due(),
+        )
         first = min((d for d in deadlines if d is not None), default=None)
         return -1 if first is None else max(0.0, first - now)
 
@@ -198,6 +206,8 @@ class Worker:
         deadline = self._fabric.deadline
         if deadline is not None and now >= deadline:
             self._fabric.tick(now)
+        if self._log.due is not None and now >= self._log.due:
+            self._log.tick(now)
         if self._accept_again_at is not None and now >= self._accept_again_at:
             self._accept_again_at = None
             self._fabric.epoll.register(self._listener, select.EPOLLIN)

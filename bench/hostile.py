@@ -1,0 +1,234 @@
+"""Hostile peers, measured: `python -m bench.hostile`.
+
+Two honest peers ring each other through a relayed fabric, in turns alone and beside one hostile peer of each kind. The
+figures are the median and the 99th percentile of their round trips; only the ratios, with the hostile one and without
+in the same run, are claims. The aim is a p99 of at most 3 times.
+
+The worker has one processor for itself, as it has on a host that is not overloaded. All peers share another; there the
+hostile one has what the honest ones leave over (SCHED_IDLE), or its computing alone would be measured, which no server
+can do anything about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench.relay import bells, echoing, worker
+from famezd.client import ClientError, Peer
+from famezd.fabric.settings import Settings
+from famezd.mailbox import slots_size
+
+PEERS, VECTORS = 14, 16
+ROUND_TRIPS = 3_000
+ROUNDS = 5
+FULL = 2**64 - 2
+IDLE = 300
+
+Attack = Callable[[Settings], None]
+
+
+def floods_one_bell(settings: Settings) -> None:
+    """Rings one peer on one vector, without a pause."""
+    with Peer.join(settings.socket) as peer:
+        bell = bells(peer, peer.peers[0])[3]
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(bell, 1)
+
+
+def floods_all_bells(settings: Settings) -> None:
+    """Rings every other port on every vector, without a pause, and the most that an eventfd holds each time."""
+    with Peer.join(settings.socket) as peer:
+        mine = [bell for other in peer.peers for bell in bells(peer, other)[1:]]
+        while True:
+            for bell in mine:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_write(bell, FULL)
+
+
+def makes_all_block(settings: Settings) -> None:
+    """Makes its eventfds block, fills what it receives on, drains what it rings by; comes again when it is expelled."""
+    while True:
+        try:
+            peer = Peer.join(settings.socket)
+        except ClientError:
+            continue
+        with peer:
+            own, mine = bells(peer, peer.id), [bell for other in peer.peers for bell in bells(peer, other)[1:]]
+            for eventfd in own + mine:
+                fcntl.fcntl(eventfd, fcntl.F_SETFL, fcntl.fcntl(eventfd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+            for eventfd in own:
+                os.eventfd_write(eventfd, FULL)
+            # Readable when it is expelled; to read its own bells would empty them.
+            hung_up = select.poll()
+            hung_up.register(peer._connection, select.POLLIN)
+            while not hung_up.poll(0):
+                for bell in mine:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_write(bell, 1)
+                        os.preadv(bell, [bytearray(8)], -1, os.RWF_NOWAIT)
+
+
+def joins_and_leaves(settings: Settings) -> None:
+    """Joins, reads the whole set-up, and leaves."""
+    while True:
+        Peer.join(settings.socket).leave()
+
+
+def connects_and_hangs_up(settings: Settings) -> None:
+    """Connects and reads nothing, many at a time."""
+    while True:
+        crowd = [socket.socket(socket.AF_UNIX) for _ in range(PEERS)]
+        for connection in crowd:
+            connection.connect(settings.socket)
+        for connection in crowd:
+            connection.close()
+
+
+def is_refused(settings: Settings) -> None:
+    """Takes all the ports that there are and goes on asking for more."""
+    with ExitStack() as stack:
+        with contextlib.suppress(ClientError):
+            while True:
+                stack.enter_context(Peer.join(settings.socket))
+        connects_and_hangs_up(settings)
+
+
+def stands_about(settings: Settings) -> None:
+    """Opens 300 connections, reads from none, and keeps those that it was given."""
+    crowd = [socket.socket(socket.AF_UNIX) for _ in range(IDLE)]
+    for connection in crowd:
+        connection.connect(settings.socket)
+    signal.pause()
+
+
+def scribbles(settings: Settings) -> None:
+    """Writes noise all over the mailbox, and rings the switch about it."""
+    with Peer.join(settings.socket) as peer:
+        while True:
+            os.pwrite(peer.memory, os.urandom(settings.size), 0)
+            for vector in range(settings.vectors):
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_write(bells(peer, PEERS + 1)[vector], 1)
+
+
+ATTACKS: tuple[Attack, ...] = (
+    floods_one_bell,
+    floods_all_bells,
+    makes_all_block,
+    joins_and_leaves,
+    connects_and_hangs_up,
+    is_refused,
+    stands_about,
+    scribbles,
+)
+
+
+@contextmanager
+def attacked(attack: Attack | None, settings: Settings, processor: int) -> Iterator[None]:
+    """While this lasts a process attacks."""
+    if attack is None:
+        yield
+        return
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {processor})
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        try:
+            attack(settings)
+        finally:
+            os._exit(1)
+    try:
+        # Until it is at its work.
+        time.sleep(0.3)
+        yield
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            raise RuntimeError(f"{attack.__name__} has not lasted")
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def round_trips(ringer: Peer, rung: Peer) -> tuple[float, float]:
+    """Median and 99th percentile, in microseconds."""
+    poll = select.poll()
+    out, back = bells(ringer, rung.id)[0], bells(ringer, ringer.id)[0]
+    poll.register(back, select.POLLIN)
+    times = []
+    for _ in range(ROUND_TRIPS):
+        began = time.perf_counter()
+        os.eventfd_write(out, 1)
+        if not poll.poll(10_000):
+            raise RuntimeError("no answer within 10 s")
+        os.eventfd_read(back)
+        times.append((time.perf_counter() - began) * 1e6)
+    return statistics.median(times), statistics.quantiles(times, n=100)[98]
+
+
+def measure(attack: Attack, directory: Path, rounds: int) -> None:
+    """Prints what one kind of hostile peer does to two honest ones."""
+    settings = Settings(
+        "bench",
+        str(directory / "bench.sock"),
+        "famez-bench",
+        slots_size(PEERS),
+        "famezd.switch.genz:Genz",
+        peers=PEERS,
+        vectors=VECTORS,
+        backing="memfd",
+    )
+    alone: list[tuple[float, float]] = []
+    beside: list[tuple[float, float]] = []
+    processors = sorted(os.sched_getaffinity(0))
+    first, second = processors[0], processors[-1]
+    with worker(settings) as process, Peer.join(settings.socket) as a, Peer.join(settings.socket) as b:
+        os.sched_setaffinity(process.pid, {first})
+        os.sched_setaffinity(0, {second})
+        with echoing(bells(b, b.id)[0], bells(b, a.id)[0], second):
+            for _ in range(rounds):
+                for chosen, taken in ((None, alone), (attack, beside)):
+                    with attacked(chosen, settings, second):
+                        taken.append(round_trips(a, b))
+        os.sched_setaffinity(0, processors)
+    (p50, p99), (p50_beside, p99_beside) = (
+        tuple(statistics.median(figures) for figures in zip(*taken, strict=True)) for taken in (alone, beside)
+    )
+    ratios = sorted(y[1] / x[1] for x, y in zip(alone, beside, strict=True))
+    print(
+        f"  {attack.__name__.replace('_', ' '):<24}{p50:8.1f}{p50_beside:8.1f}{p99:10.1f}{p99_beside:8.1f}"
+        f"{p50_beside / p50:10.2f}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
+    parser.add_argument("--attack", choices=[attack.__name__ for attack in ATTACKS], help="this one only")
+    arguments = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(f"round trips of two honest peers, alone and beside a hostile one, us; {PEERS} peers of {VECTORS} vectors")
+    print(f"  {'a peer that ...':<24}{'p50':>8}{'beside':>8}{'p99':>10}{'beside':>8}{'p50 ratio':>10}{'p99':>8}")
+    for attack in ATTACKS:
+        if arguments.attack in (None, attack.__name__):
+            with tempfile.TemporaryDirectory() as directory:
+                measure(attack, Path(directory), arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
