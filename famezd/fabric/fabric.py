@@ -116,7 +116,9 @@ class Fabric:
         # counters can be read for as long as possible.
         self._free = deque(range(settings.peers))
         wiring = Relayed if settings.relayed else Direct
-        self._wiring: Wiring = wiring(self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky)
+        self._wiring: Wiring = wiring(
+            self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky, breathe=self._breathe
+        )
         self._leaving: deque[_Leaver] = deque()
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
@@ -192,7 +194,7 @@ class Fabric:
         Doorbells first: one that was rung before its ringer hung up is passed on.
         """
         others = []
-        for event in self.relay.relay(events):
+        for event in self.relay.relay(self.relay.share(events)):
             descriptor, mask = event
             member = self.members.get(descriptor)
             if member is None:
@@ -210,6 +212,8 @@ class Fabric:
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
+        if self.relay.waiting or self.relay.for_switch or self._leaving:
+            return 0.0
         first = self._personality.due
         for due in (self._retry_at, self._pack_at):
             if due is not None and (first is None or due < first):
@@ -240,6 +244,7 @@ class Fabric:
         """Takes a newcomer in, or turns it away. The connection is the fabric's from now on."""
         who = credentials(connection)
         connection.setblocking(False)
+        self._breathe()
         try:
             member = self._admit(connection, who)
         except Refused as e:
@@ -267,6 +272,12 @@ class Fabric:
     def _catch_up(self) -> None:
         """Takes all doorbells and hang-ups that are there; who else has something to say is heard in the loop."""
         self.turn(self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS))
+        while self.relay.waiting:
+            self.turn(())
+
+    def _breathe(self) -> None:
+        """Passes on what was rung meanwhile: nobody's doorbells wait for the whole of somebody's join or departure."""
+        self.relay.relay(self.relay.share(self.epoll.poll(0)))
 
     # Going on
 
@@ -582,6 +593,8 @@ class Fabric:
             peer = self._page.last_id(row) if self._known_ringers else None
             self._call_switch(self._personality.doorbell, peer, vector, rings)
             self._page.answered(row, vector, rings)
+            if len(doorbells) > 1:
+                self._breathe()
 
     def _call_switch(self, hook: Callable[..., None], *arguments: object) -> None:
         """Calls one of the personality's hooks; whatever is wrong with a plug-in, the fabric goes on."""
