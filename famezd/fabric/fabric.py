@@ -46,6 +46,8 @@ PATIENCE = 0.1
 """Seconds for which messages wait for the kernel's room, before the ark gives way to them."""
 PACK_AGAIN = 1.0
 """Seconds until the ark is made again for which there was no room; ten times as long from the second time on."""
+SETTLE = 5.0
+"""Seconds until the ark lets go of what departed peers had, if it is not packed earlier: they may keep it open, too."""
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
 
@@ -384,7 +386,11 @@ class Fabric:
     # Joining
 
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
-        if not self._access.admit(connection, who):
+        try:
+            welcome = self._access.admit(connection, who)
+        except OSError as e:
+            raise Refused("resources", f"its groups cannot be looked up: {e.strerror}") from e
+        if not welcome:
             raise Refused("access", "neither its user nor any of its groups is in access.users or access.groups")
         try:
             return self._seat(connection, who)
@@ -542,6 +548,8 @@ class Fabric:
             for other in others:
                 self._flush(other)
             self._tidy()
+            if self._ledger.dead and self._pack_at is None:
+                self._pack_at = time.monotonic() + SETTLE
 
     def _release(self, member: Peer) -> None:
         self._wiring.close(member.place)

@@ -8,6 +8,7 @@ a remedy with a setting. The supervisor reads these lines back; under systemd al
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import socket
@@ -125,6 +126,10 @@ class _Stream:
             self._socket.close()
         if self._own >= 0:
             os.close(self._own)
+
+
+# Python loads it when it is first used, and then there may be no descriptor left to open its file.
+codecs.lookup("unicode_escape")
 
 
 def _quoted(value: str) -> str:

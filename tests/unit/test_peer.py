@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from famezd.fabric.listener import credentials
-from famezd.fabric.peer import DEFAULT_LIMIT, DEFAULT_OPEN, Peer, program, room
+from famezd.fabric.peer import BURST, DEFAULT_LIMIT, DEFAULT_OPEN, Peer, program, room
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId, encode
 from tests.unit.conftest import NOBODY, closing
 
@@ -160,3 +160,13 @@ def test_a_peer_that_hung_up_is_an_error_and_no_signal(connected: tuple[Peer, so
     peer.owe([Batch(0)])
     with pytest.raises(BrokenPipeError):
         peer.flush()
+
+
+def test_a_flush_sends_no_more_than_a_burst(connected: tuple[Peer, socket.socket]) -> None:
+    peer, theirs = connected
+    peer.owe(Batch(n) for n in range(BURST + 3))
+    with pytest.raises(BlockingIOError):
+        peer.flush()
+    assert theirs.recv(1 << 16) == b"".join(map(encode, range(BURST)))
+    peer.flush()
+    assert theirs.recv(1 << 16) == b"".join(map(encode, range(BURST, BURST + 3)))
