@@ -69,7 +69,7 @@ class Relay:
         self._bells: dict[int, tuple[int, int]] = {}
         self._receivers = [EMPTY] * (page.shape.places * page.shape.vectors)
         # By ringer, bells that were rung and have to wait until others had their share; each once, in order.
-        self._waiting: dict[int, dict[int, None]] = {}
+        self._waiting: dict[int, dict[int, Event]] = {}
         self._stalled = stalled
         self._watchman = _Watchman(page.words)
         self._wary_until = 0.0
@@ -90,6 +90,11 @@ class Relay:
     def remove(self, bells: Iterable[int]) -> None:
         """Passes on what these bells still hold, then closes them."""
         self.relay([(bell, select.EPOLLIN) for bell in bells])
+        if self._waiting:
+            # Their numbers may soon be other descriptors'.
+            for rung in self._waiting.values():
+                for bell in bells:
+                    rung.pop(bell, None)
         for bell in bells:
             # Closing is not enough: the peer that holds the other reference would keep it in the epoll.
             self._epoll.unregister(bell)
@@ -124,19 +129,21 @@ class Relay:
         bells, span, first = self._bells, len(self._receivers), self._shape.doorbells_at
         waiting, now = self._waiting, []
         for event in events:
-            found = bells.get(event[0])
-            if found is None:
-                now.append(event)
-            else:
-                waiting.setdefault((found[0] - first) // span, {})[event[0]] = None
-        for row, rung in list(waiting.items()):
-            for bell in list(itertools.islice(rung, SHARE)):
-                del rung[bell]
+            bell = event[0]
+            try:
+                waiting[(bells[bell][0] - first) // span][bell] = event
+            except KeyError:
                 if bell in bells:
-                    # Else its ringer has left meanwhile, and the number may be another descriptor's.
-                    now.append((bell, select.EPOLLIN))
-            if not rung:
+                    waiting[(bells[bell][0] - first) // span] = {bell: event}
+                else:
+                    now.append(event)
+        for row, rung in list(waiting.items()):
+            if len(rung) <= SHARE:
                 del waiting[row]
+                now += rung.values()
+            else:
+                for bell in list(itertools.islice(rung, SHARE)):
+                    now.append(rung.pop(bell))
         return now
 
     def relay(self, events: Collection[Event]) -> list[Event]:
