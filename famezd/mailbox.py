@@ -20,7 +20,7 @@ import stat
 from typing import NamedTuple, Protocol
 
 from famezd.errors import FamezError
-from famezd.permissions import as_made, creation_mode, give
+from famezd.permissions import OURS, as_made, give
 
 SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
 PAGE = 4096
@@ -132,7 +132,7 @@ def _available() -> int:
 
 def _create(backing: Backing) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(backing.path, flags, creation_mode(backing.mode))
+    descriptor = os.open(backing.path, flags, OURS)
     try:
         os.ftruncate(descriptor, backing.size)
         # Memory that is found missing only when a machine touches it kills the machine with SIGBUS.

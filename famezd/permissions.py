@@ -9,12 +9,7 @@ import os
 import stat
 
 OURS = 0o600
-"""The most that a new file is made with: nobody else may open it until its owner and group are right."""
-
-
-def creation_mode(mode: int) -> int:
-    """With what mode to make a file that is to have `mode` in the end."""
-    return mode & OURS
+"""With what mode to make a file: nobody else may open it until its owner and group are right."""
 
 
 def as_made(path: str, uid: int, gid: int) -> tuple[int, int]:

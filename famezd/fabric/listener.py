@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from famezd.errors import FamezError
-from famezd.permissions import as_made, creation_mode, give
+from famezd.permissions import OURS, as_made, give
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
@@ -49,7 +49,7 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
     """
     _make_way(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    umask = os.umask(0o777 & ~creation_mode(mode))
+    umask = os.umask(0o777 & ~OURS)
     bound = False
     try:
         listener.bind(path)

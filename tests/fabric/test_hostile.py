@@ -163,17 +163,43 @@ def test_no_descriptor_for_a_newcomers_eventfds(start: Start, kind: Kind, spare:
     with limited_to(worker, spare):
         client = worker.connect()
         if kind == ("direct", "sticky") or (kind == ("direct", "fresh") and spare == 17):
-            # All ports have theirs; or the newcomer's own are all that are missing.
-            client.set_up()
+            # All ports have theirs; or the newcomer's own are all that are missing. What it is sent may have to wait: the
+            # limit is also that of descriptors in flight, but for root.
+            worker.await_total("joins", 3)
         else:
             assert refused(client)
             worker.await_total("refused_resources", 1)
             worker.await_log("its eventfds cannot be made: Too many open files")
             worker.barrier()
             assert open_in(worker) == before
-        client.close()
         rings(worker, src, dst)
+    client.close()
     rings(worker, worker.join(), dst)
+
+
+def test_no_room_for_descriptors_in_flight(folder: Path, ports: str) -> None:
+    """Peers that do not read leave descriptors in flight, which the kernel bounds for all of a user's processes."""
+    # Root is exempt, unless it has lost these.
+    through = ["setpriv", "--bounding-set=-sys_resource,-sys_admin"] if os.geteuid() == 0 else []
+    chosen = settings(folder, doorbells="direct", ports=ports, peers=14, vectors=16)
+    with Worker(chosen, folder, through=through) as worker:
+        src, dst = worker.join(), worker.join()
+        worker.acquaint(src, dst)
+        before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+        # Enough for all that it opens, and not for what is then in flight.
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (14 * 17 + 60, before[1]))
+        idle = [worker.connect() for _ in range(10)]
+        worker.await_log("messages have to wait: Too many references")
+        worker.wait(lambda: len(worker.present) == 12, "they are members all the same")
+        rings(worker, src, dst)
+        assert worker.left == worker.refused == 0
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+        for client in idle:
+            client.set_up()
+        worker.acquaint(idle[0], idle[-1], dst)
+        rings(worker, idle[0], dst)
+        rings(worker, dst, idle[-1])
+        assert worker.left == worker.refused == 0
 
 
 def test_no_memory_for_the_mailbox_hurts_nobody_who_is_there(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from famezd.permissions import creation_mode, give
+from famezd.permissions import give
 
 ROOT = os.geteuid() == 0
 OTHER_USER, OTHER_GROUP = (1234, 12345) if ROOT else (os.geteuid(), os.getegid())
@@ -74,7 +74,3 @@ def test_what_is_not_ours_to_give_stays_as_narrow(file: int) -> None:
     finally:
         if ROOT:
             os.seteuid(0)
-
-
-def test_a_new_file_is_its_makers_alone() -> None:
-    assert [creation_mode(mode) for mode in (0o666, 0o660, 0o400, 0o066)] == [0o600, 0o600, 0o400, 0]
