@@ -163,8 +163,8 @@ def test_no_descriptor_for_a_newcomers_eventfds(start: Start, kind: Kind, spare:
     with limited_to(worker, spare):
         client = worker.connect()
         if kind == ("direct", "sticky") or (kind == ("direct", "fresh") and spare == 17):
-            # All ports have theirs; or the newcomer's own are all that are missing. What it is sent may have to wait: the
-            # limit is also that of descriptors in flight, but for root.
+            # All ports have theirs; or the newcomer's own are all that are missing. What it is sent may have to wait:
+            # the limit is also that of descriptors in flight, but for root.
             worker.await_total("joins", 3)
         else:
             assert refused(client)
