@@ -195,8 +195,11 @@ class Fabric:
 
         Doorbells first: one that was rung before its ringer hung up is passed on.
         """
+        return self._turn(self.relay.share(events))
+
+    def _turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         others = []
-        for event in self.relay.relay(self.relay.share(events)):
+        for event in self.relay.relay(events):
             descriptor, mask = event
             member = self.members.get(descriptor)
             if member is None:
@@ -273,9 +276,9 @@ class Fabric:
 
     def _catch_up(self) -> None:
         """Takes all doorbells and hang-ups that are there; who else has something to say is heard in the loop."""
-        self.turn(self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS))
-        while self.relay.waiting:
-            self.turn(())
+        there = self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS)
+        # All at once, and once only: who rings without end must not keep us here.
+        self._turn([*self.relay.rest(), *there])
 
     def _breathe(self) -> None:
         """Passes on what was rung meanwhile: nobody's doorbells wait for the whole of somebody's join or departure."""

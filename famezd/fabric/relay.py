@@ -146,6 +146,11 @@ class Relay:
                     now.append(rung.pop(bell))
         return now
 
+    def rest(self) -> list[Event]:
+        """Those that wait for their share, which they do no more."""
+        waiting, self._waiting = self._waiting, {}
+        return [event for rung in waiting.values() for event in rung.values()]
+
     def relay(self, events: Collection[Event]) -> list[Event]:
         """Passes on the doorbells among `events`, and returns the events that are none."""
         others: list[Event] = []

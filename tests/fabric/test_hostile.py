@@ -10,6 +10,8 @@ import re
 import resource
 import select
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -130,6 +132,25 @@ def test_an_idle_worker_does_nothing_whatever_was_done_to_it(start: Start, kind:
     worker.await_total("joins", 62)
     # What it had to say is said within a second.
     worker.wait(lambda: stood_still(worker, 0.9), "it stands still")
+
+
+def test_a_flood_without_end_keeps_the_worker_from_nothing(start: Start) -> None:
+    """Another process rings the switch and all others on all vectors: newcomers are refused, and it stops when told."""
+    worker = start(personality=GENZ, doorbells="relayed")
+    flooder, *others = fill(worker)
+    bells = [bell for peer in flooder.peers for bell in flooder.bells(peer)]
+    code = f"import os\nwhile True:\n for bell in {bells}: os.eventfd_write(bell, 1)"
+    with subprocess.Popen([sys.executable, "-c", code], pass_fds=bells) as process:
+        try:
+            worker.wait(lambda: len(worker.doorbells()) >= len(bells), "it rings")
+            for n in range(1, 21):
+                assert refused(worker.connect())
+                worker.await_total("refused_full", n)
+            others[0].close()
+            others[0] = worker.join()
+            worker.check()
+        finally:
+            process.kill()
 
 
 # Exhaustion

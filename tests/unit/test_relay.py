@@ -492,6 +492,20 @@ def test_of_a_flood_of_one_ringers_only_a_share_comes_before_the_others(eventfd:
     rig.close()
 
 
+def test_what_waits_can_be_had_at_once(eventfd: Eventfd) -> None:
+    rig = Rig(Shape(places=2, rows=2, vectors=40))
+    for vector in range(40):
+        bell = eventfd()
+        rig.relay.add(bell, 0, 1, vector)
+        os.eventfd_write(bell, 1)
+    rig.relay.relay(rig.relay.share(rig.epoll.poll(0)))
+    assert sum(rig.page.doorbells()) == SHARE
+    rig.relay.relay(rig.relay.rest())
+    assert sum(rig.page.doorbells()) == 40
+    assert not rig.relay.waiting
+    rig.close()
+
+
 def test_a_bell_that_waits_and_is_removed_is_passed_on_and_forgotten(eventfd: Eventfd) -> None:
     """Its number may be another descriptor's by the time of its turn."""
     rig = Rig(Shape(places=2, rows=2, vectors=40))
