@@ -36,6 +36,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.relay
 	$(BIN)/python -m bench.resume
+	$(BIN)/python -m bench.hostile
 
 clean:
 	rm -rf $(VENV) run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

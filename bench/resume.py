@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,12 +29,11 @@ STEADY = 1.2
 
 
 @contextmanager
-def famezd(directory: Path, peers: int) -> Iterator[str]:
-    """A famezd with two fabrics, `full` and `empty`; yields its URL."""
+def famezd(directory: Path, fabrics: Mapping[str, str]) -> Iterator[str]:
+    """A famezd with these fabrics, by name what their files say; yields its URL."""
     (directory / "fabrics.d").mkdir()
     (directory / "famezd.yaml").write_text("http: {listen: '127.0.0.1:0'}\nlog: {level: error}\n")
-    for name in ("full", "empty"):
-        text = f"peers: {peers}\nvectors: {VECTORS}\nmailbox: {{backing: memfd}}\n"
+    for name, text in fabrics.items():
         (directory / "fabrics.d" / f"{name}.yaml").write_text(text)
     command = [str(Path(sys.executable).with_name("famezd")), "-c", str(directory / "famezd.yaml")]
     environ = os.environ | {"RUNTIME_DIRECTORY": str(directory / "run")}
@@ -80,7 +79,8 @@ def measure(peers: int, rounds: int) -> None:
     """Prints the gap for a full fabric of so many peers."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
-        url = stack.enter_context(famezd(directory, peers))
+        fabric = f"peers: {peers}\nvectors: {VECTORS}\nmailbox: {{backing: memfd}}\n"
+        url = stack.enter_context(famezd(directory, {"full": fabric, "empty": fabric}))
         crowd = [stack.enter_context(Peer.join(directory / "run" / "full.sock")) for _ in range(peers)]
         gaps, starts = [], []
         for _ in range(rounds):

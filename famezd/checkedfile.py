@@ -32,6 +32,13 @@ class Mistake:
     because: frozenset[str] = frozenset()
 
 
+_STRUCTURES = {
+    "model_type": "a mapping of settings",
+    "dict_type": "a mapping of settings",
+    "tuple_type": "a list",
+}
+"""What pydantic itself looks at, by the type of its complaint."""
+
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -80,18 +87,23 @@ class CheckedFile(Generic[Settings]):
             self._add(self._document.key_place(loc), loc, _unknown_key(str(loc[-1]), _keys(self._model, loc[:-1])))
             return
         context = detail.get("ctx", {})
-        allowed = context.get("allowed") or context.get("expected") or "a mapping of settings"
+        allowed = context.get("allowed") or context.get("expected") or _STRUCTURES[detail["type"]]
         remedy = context.get("remedy") or ("leave the key out for the default" if detail["input"] is None else "")
         self.report(loc, f"must be {allowed}, not {self._document.written(loc)}" + (f": {remedy}" if remedy else ""))
 
 
-def _without(data: Mapping[str, object], wrong: set[Loc], at: Loc = ()) -> dict[str, object]:
-    """Copy `data`, which is at `at`, without the values that are `wrong`."""
-    return {
-        key: _without(value, wrong, (*at, key)) if isinstance(value, dict) else value
-        for key, value in data.items()
-        if (*at, key) not in wrong
-    }
+def _without(data: Mapping[str, object], wrong: set[Loc]) -> dict[str, object]:
+    """Copy `data` without the values that are `wrong`."""
+    return {key: _right(value, wrong, (key,)) for key, value in data.items() if (key,) not in wrong}
+
+
+def _right(value: object, wrong: set[Loc], at: Loc) -> object:
+    """Copy `value`, which is at `at`, without what is wrong in it."""
+    if isinstance(value, dict):
+        return {key: _right(inner, wrong, (*at, key)) for key, inner in value.items() if (*at, key) not in wrong}
+    if isinstance(value, list):
+        return [_right(inner, wrong, (*at, i)) for i, inner in enumerate(value) if (*at, i) not in wrong]
+    return value
 
 
 def _keys(model: type[BaseModel], loc: Loc) -> list[str]:

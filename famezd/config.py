@@ -26,6 +26,7 @@ from famezd.mailbox import PAGE, SHM
 from famezd.yamlmarks import Document, Loc, Problem, dotted
 
 __all__ = [
+    "Access",
     "Config",
     "ConfigError",
     "Control",
@@ -180,6 +181,37 @@ class Mailbox(MailboxSettings):
         return {"shm": Path(SHM, self.name), "memfd": None, "file": self.path}[self.backing]
 
 
+class Access(_Model):
+    """Who may join the fabric, of those who can open its socket."""
+
+    users: tuple[Annotated[str | int, kinds.USER], ...] = Field(
+        default=(),
+        description="Users, by name or number, who may join. Where users and groups are both empty everybody may who"
+        " can open the socket; else root, too, only if it is listed.",
+        examples=[["root", "libvirt-qemu"]],
+    )
+    groups: tuple[Annotated[str | int, kinds.GROUP], ...] = Field(
+        default=(),
+        description="Groups, by name or number, whose members may join, be it their primary group or another.",
+        examples=[["kvm"]],
+    )
+    peers_per_user: Annotated[int, kinds.whole_number(1, 65535)] | None = Field(
+        default=None,
+        description="How many peers of one user there may be on the fabric at once; null is no limit.",
+        examples=[4],
+    )
+
+    @property
+    def user_ids(self) -> list[int]:
+        """The users' numbers; FamezError if one has gone since the settings were read."""
+        return list(map(kinds.user_id, self.users))
+
+    @property
+    def group_ids(self) -> list[int]:
+        """The groups' numbers; FamezError if one has gone since the settings were read."""
+        return list(map(kinds.group_id, self.groups))
+
+
 class FabricSettings(_Model):
     """One fabric, named after its file: fabrics.d/<fabric>.yaml."""
 
@@ -210,6 +242,9 @@ class FabricSettings(_Model):
     )
     mailbox: MailboxSettings = Field(
         default_factory=MailboxSettings, description="The memory that the fabric's peers share."
+    )
+    access: Access = Field(
+        default_factory=Access, description="Who may join the fabric, of those who can open its socket."
     )
 
     def mistakes(self) -> Iterator[Mistake]:

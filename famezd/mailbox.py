@@ -12,6 +12,7 @@ Source of the layout: FAME-Z's IVSHMSG, the names of its fields included.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -19,6 +20,7 @@ import stat
 from typing import NamedTuple, Protocol
 
 from famezd.errors import FamezError
+from famezd.permissions import OURS, as_made, give
 
 SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
 PAGE = 4096
@@ -129,9 +131,8 @@ def _available() -> int:
 
 
 def _create(backing: Backing) -> int:
-    # 0600 until owner and group are right, so that at no time it is open to more than it will be.
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(backing.path, flags, 0o600)
+    descriptor = os.open(backing.path, flags, OURS)
     try:
         os.ftruncate(descriptor, backing.size)
         # Memory that is found missing only when a machine touches it kills the machine with SIGBUS.
@@ -181,23 +182,19 @@ def is_backed(descriptor: int, backing: Backing) -> bool:
     if found.st_size != backing.size:
         return False
     if backing.kind == "memfd":
-        return found.st_nlink == 0 and _name(descriptor).startswith("/memfd:")
+        return found.st_nlink == 0 and os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:")
     try:
         return os.path.samestat(found, os.lstat(backing.path))
     except OSError:
         return False
 
 
-def discard(descriptor: int) -> None:
-    """Removes the file that `descriptor` is, if it still has its name."""
-    path = _name(descriptor)
+def discard(descriptor: int, path: str) -> None:
+    """Removes the file at `path` if it is `descriptor`'s."""
+    # Its name in /proc would not do: it is that in the mount namespace in which it was opened.
     with contextlib.suppress(OSError):
         if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
             os.unlink(path)
-
-
-def _name(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def claim(descriptor: int, path: str) -> int:
@@ -229,11 +226,18 @@ def _lock_holder(descriptor: int) -> str:
     return "its pid is not to be seen from here"
 
 
+def give_mailbox(descriptor: int, backing: Backing) -> None:
+    """Gives the file of a mailbox that was inherited its owner, group and mode: a predecessor's may have been others.
+
+    At no time is it wider than before or after. Raises MailboxError if it is not ours to give.
+    """
+    uid, gid = as_made(backing.path, backing.uid, backing.gid)
+    _give(descriptor, backing._replace(uid=uid, gid=gid))
+
+
 def _give(descriptor: int, backing: Backing) -> None:
     try:
-        if backing.uid >= 0 or backing.gid >= 0:
-            os.fchown(descriptor, backing.uid, backing.gid)
-        os.fchmod(descriptor, backing.mode)
+        give(descriptor, backing.uid, backing.gid, backing.mode)
     except OSError as e:
         raise MailboxError(
             f"cannot give the mailbox {backing.path} its owner, group and mode: {e.strerror}; "
@@ -257,40 +261,11 @@ class Memory(Protocol):
         """Sets the 64-bit word there."""
 
 
-class MappedMemory:
-    """Shared memory that is mapped: fast, but a file that somebody truncates kills the process with SIGBUS."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-        self._bytes = memoryview(self._mapping)
-        self._words = self._bytes.cast("Q")
-        self.size = len(self._bytes)
-
-    def read(self, at: int, size: int) -> bytes:
-        """A copy of `size` bytes."""
-        return bytes(self._bytes[at : at + size])
-
-    def write(self, at: int, data: bytes) -> None:
-        """Writes all of `data`."""
-        self._bytes[at : at + len(data)] = data
-
-    def word(self, at: int) -> int:
-        """The 64-bit word there, read whole."""
-        return self._words[at >> 3]
-
-    def set_word(self, at: int, value: int) -> None:
-        """Sets the 64-bit word there, whole."""
-        self._words[at >> 3] = value
-
-    def close(self) -> None:
-        """Unmaps the memory."""
-        self._words.release()
-        self._bytes.release()
-        self._mapping.close()
-
-
 class FileMemory:
-    """Shared memory by pread and pwrite: a file that a peer truncates reads short, and cannot hurt the reader."""
+    """Shared memory by pread and pwrite: a file that a peer truncates reads short, and cannot hurt the reader.
+
+    Through a mapping, whoever touched what was cut off would die of SIGBUS.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -300,8 +275,9 @@ class FileMemory:
         return os.pread(self._descriptor, size, at).ljust(size, b"\0")
 
     def write(self, at: int, data: bytes) -> None:
-        """Writes all of `data`."""
-        os.pwrite(self._descriptor, data, at)
+        """Writes all of `data`, if that is still there: a file that was cut is not made longer by what we write."""
+        if os.fstat(self._descriptor).st_size >= at + len(data):
+            os.pwrite(self._descriptor, data, at)
 
     def word(self, at: int) -> int:
         """The 64-bit word there."""
@@ -311,15 +287,44 @@ class FileMemory:
         """Sets the 64-bit word there."""
         self.write(at, value.to_bytes(8, "little"))
 
+    def close(self) -> None:
+        """Lets go of the memory; the descriptor stays the caller's."""
 
-def server_memory(descriptor: int) -> Memory:
-    """The access that suits a server, which must outlive whatever a peer does to the file.
 
-    A file on hugetlbfs cannot be written but through a mapping.
+class MappedMemory(FileMemory):
+    """Shared memory that only a mapping can write to, as on hugetlbfs, and still no truncation hurts the writer.
+
+    The kernel writes: it reads a file of ours into the mapping. Where a process would get a signal it gets an error.
     """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        self._bytes = memoryview(self._mapping)
+        self._source = os.memfd_create("famez-write", os.MFD_CLOEXEC)
+
+    def write(self, at: int, data: bytes) -> None:
+        """Writes all of `data`, if that is still there."""
+        os.pwrite(self._source, data, 0)
+        try:
+            os.preadv(self._source, [self._bytes[at : at + len(data)]], 0)
+        except OSError as e:
+            if e.errno != errno.EFAULT:
+                raise
+
+    def close(self) -> None:
+        """Unmaps the memory."""
+        self._bytes.release()
+        self._mapping.close()
+        os.close(self._source)
+
+
+def outliving_memory(descriptor: int) -> FileMemory:
+    """The access that outlives whatever others do to the file."""
     try:
         os.pwrite(descriptor, b"", 0)
     except OSError:
+        # A file on hugetlbfs cannot be written but through a mapping.
         return MappedMemory(descriptor)
     return FileMemory(descriptor)
 
@@ -351,12 +356,21 @@ class Slots:
             self.memory.write(slot * SLOT_SIZE, bytes(SLOT_SIZE))
         for slot in range(1, peers + 2):
             self.memory.set_word(slot * SLOT_SIZE + _PEER, slot)
+        self._globals(peers)
+
+    def _globals(self, peers: int) -> None:
         self.memory.set_word(_SLOT_SIZE, SLOT_SIZE)
         self.memory.set_word(_BUFFER_AT, BUFFER_AT)
         self.memory.set_word(_EVENTS, peers + 2)
         self.memory.set_word(_SERVER, peers + 1)
         # Last: a client takes a mailbox with clients for one that is laid out.
         self.memory.set_word(_CLIENTS, peers)
+
+    def restore(self, peers: int) -> None:
+        """Writes again what the server alone writes, where it may be lost; what peers wrote stays."""
+        for slot in range(1, peers + 2):
+            self.memory.set_word(slot * SLOT_SIZE + _PEER, slot)
+        self._globals(peers)
 
     def check(self, size: int) -> None:
         """Raises MailboxError if this is no IVSHMSG mailbox of `size` bytes."""

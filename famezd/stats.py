@@ -10,7 +10,7 @@ Layout, in words:
 
     header       version, places, rows, vectors
     in flight    the doorbell that is being relayed (see `InFlight`)
-    totals       one word for each of TOTALS
+    totals       TOTALS_WORDS, one for each of TOTALS
     places       PLACE_WORDS for each place (see `Occupant`)
     doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
     former       places x vectors: of those, what was rung by peers whose rows others have taken over
@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 WORD = 8
 """Bytes of a word."""
 
@@ -42,9 +42,12 @@ TOTALS_AT = 7
 
 JOINS = "joins"
 LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt", "kicked"))
-REFUSALS = tuple(f"refused_{reason}" for reason in ("full", "ids", "own_limit", "member_limit", "resources", "stalled"))
-TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "turns", "busy_ns")
-"""The names of the totals, in the order of their words."""
+_REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "resources", "stalled", "mailbox")
+REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns")
+"""The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
+TOTALS_WORDS = 64
+"""Room for totals to come: an upgraded famezd goes on with the page of the one before it."""
 
 PLACE_WORDS = 5
 TOLD_WORDS = 4
@@ -73,7 +76,7 @@ class Shape(NamedTuple):
     @property
     def doorbells_at(self) -> int:
         """Index of the first doorbell counter."""
-        return TOTALS_AT + len(TOTALS) + self.places * PLACE_WORDS
+        return TOTALS_AT + TOTALS_WORDS + self.places * PLACE_WORDS
 
     @property
     def words(self) -> int:
@@ -216,6 +219,10 @@ class Page:
         """Who is there now, by place."""
         return [o for place in range(self.shape.places) if (o := self._occupant(place)) is not None]
 
+    def uid(self, place: int) -> int:
+        """The user id of the place's present or last peer, 0 if it never had one."""
+        return self.words[self._place(place) + 2]
+
     def last_id(self, place: int) -> int | None:
         """The id of the place's present or last peer, None if it never had one."""
         successor = self.words[self._place(place) + 4]
@@ -307,7 +314,7 @@ class Page:
         self.words[IN_FLIGHT] = 0
 
     def _place(self, place: int) -> int:
-        return TOTALS_AT + len(TOTALS) + place * PLACE_WORDS
+        return TOTALS_AT + TOTALS_WORDS + place * PLACE_WORDS
 
 
 def _zero(words: memoryview, start: int, n: int) -> None:

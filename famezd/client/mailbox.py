@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from typing import NamedTuple
 
 from famezd.client.peer import ClientError, Doorbell, Peer
-from famezd.mailbox import MailboxError, MappedMemory, Slots
+from famezd.mailbox import MailboxError, Slots, outliving_memory
 
 CCLASS = "Debugger"
 """The component class that a host program gives itself."""
@@ -28,14 +29,18 @@ class Message(NamedTuple):
 
 
 class Mailbox:
-    """The messages of one peer; also its name in the mailbox while it is there."""
+    """The messages of one peer; also its name in the mailbox while it is there.
+
+    It maps no memory: a mailbox that somebody cuts short reads as empty, and kills nobody who uses this.
+    """
 
     def __init__(self, peer: Peer, *, nodename: str = "") -> None:
         self._peer = peer
-        self._memory = MappedMemory(peer.memory)
+        self._memory = outliving_memory(peer.memory)
         self._slots = Slots(self._memory)
         self._inbox: deque[Message] = deque()
-        self._slots.check(self._memory.size)
+        self._size = os.fstat(peer.memory).st_size
+        self._slots.check(self._size)
         self._slots.name(peer.id, nodename or f"z{peer.id:02}", CCLASS)
 
     @property
@@ -66,13 +71,17 @@ class Mailbox:
         """Sends a message, at most 383 bytes of UTF-8, and returns when `dst` has acknowledged it.
 
         Messages that come meanwhile are kept for `receive`. Raises NotTakenError if there is no acknowledgement within
-        `timeout` seconds, MailboxError if the text is too long.
+        `timeout` seconds, MailboxError if the text is too long or somebody has cut the mailbox short.
         """
         deadline = time.monotonic() + timeout
         self._await_taken(deadline, f"an earlier message to peer {self._slots.responder(self._peer.id)}")
         self._slots.put(self._peer.id, text.encode(), dst)
         self._peer.ring(dst, self._peer.id)
         self._await_taken(deadline, f"the message to peer {dst}")
+        size = os.fstat(self._peer.memory).st_size
+        if size < self._size:
+            # What is cut off reads as if it were taken.
+            raise MailboxError(f"somebody cut the mailbox from {self._size} to {size} bytes: the message may be lost")
 
     def receive(self, *, timeout: float | None = None) -> Message | None:
         """The next message, None if there is none after `timeout` seconds (None: waits for ever)."""
@@ -104,7 +113,7 @@ class Mailbox:
         raise ClientError(f"peer {dst} took the ping and has not answered within {timeout:g} s")
 
     def close(self) -> None:
-        """Unmaps the mailbox."""
+        """Lets go of the mailbox; the peer stays."""
         self._memory.close()
 
     def _await_taken(self, deadline: float, what: str) -> None:

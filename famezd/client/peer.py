@@ -97,7 +97,11 @@ class Peer:
 
     @property
     def memory(self) -> int:
-        """The descriptor of the shared memory, which stays the peer's."""
+        """The descriptor of the shared memory, which stays the peer's.
+
+        Unless it is a memfd, other peers can change its size: who maps it dies of SIGBUS when it touches what was cut
+        off, until famezd has seen and undone that. pread and pwrite only read or write short.
+        """
         if self._protocol.memory is None:
             raise ClientError("the server has shared no memory yet")
         return self._protocol.memory

@@ -14,14 +14,15 @@ from collections.abc import Callable, Collection, Mapping
 
 from famezd.ark import Ark
 from famezd.fabric import log
+from famezd.fabric.guard import Guard
 from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
 from famezd.fabric.listener import Credentials, credentials
-from famezd.fabric.peer import Peer, room
+from famezd.fabric.peer import Peer, program, room
 from famezd.fabric.relay import Relay, SwitchDoorbell
 from famezd.fabric.settings import Settings
 from famezd.fabric.wiring import Direct, Relayed, Wiring
-from famezd.mailbox import Memory, server_memory
+from famezd.mailbox import Memory, outliving_memory
 from famezd.protocol import (
     MAX_PEER_ID,
     Batch,
@@ -44,13 +45,13 @@ PATIENCE = 0.1
 """Seconds for which messages wait for the kernel's room, before the ark gives way to them."""
 PACK_AGAIN = 1.0
 """Seconds until the ark is made again for which there was no room; ten times as long from the second time on."""
+SETTLE = 5.0
+"""Seconds until the ark lets go of what departed peers had, if it is not packed earlier: they may keep it open, too."""
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
 
 OTHERS = 8
 """At least as many descriptors as the worker waits for besides bells and members."""
-LINES = 100
-"""Lines that a personality may log in a second."""
 
 _LISTENING = select.EPOLLIN | select.EPOLLRDHUP
 _NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)
@@ -86,7 +87,7 @@ class Fabric:
         self.peers = settings.peers
         self.vectors = settings.vectors
         self.switch = personality.first_id + settings.peers
-        self.memory: Memory = server_memory(mailbox)
+        self.memory: Memory = outliving_memory(mailbox)
         self.epoll = select.epoll()
         """Bells, by edge, and members' sockets; the worker adds what else it waits for."""
         self.members: dict[int, Peer] = {}
@@ -95,6 +96,10 @@ class Fabric:
 
         self._page = page
         self._mailbox = mailbox
+        self._guard: Guard | None = None
+        if settings.backing != "memfd":
+            self._guard = Guard(mailbox, settings.memory, settings.size, logger, self._mailbox_restored)
+        self._access = settings.access
         self._log = logger
         self._sticky = settings.sticky
         self._first_id = personality.first_id
@@ -109,15 +114,17 @@ class Fabric:
         # counters can be read for as long as possible.
         self._free = deque(range(settings.peers))
         wiring = Relayed if settings.relayed else Direct
-        self._wiring: Wiring = wiring(self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky)
+        self._wiring: Wiring = wiring(
+            self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky, breathe=self._breathe
+        )
         self._leaving: deque[Peer] = deque()
         self._held = False
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
-        self._lines_since, self._lines = 0.0, 0
         self._retry_at: float | None = None
         self._pack_at: float | None = None
+        self._pack_after = 0.0
         self._ledger = Ledger(ark, self._wiring.goes, charter)
         self._personality = personality(self)
 
@@ -185,14 +192,7 @@ class Fabric:
 
     def log(self, event: str, **fields: object) -> None:
         """Logs `event`, one line; a guest that causes many loses all but a few a second."""
-        now = time.monotonic()
-        if now >= self._lines_since + 1:
-            self._lines_since, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= LINES:
-            self._log.say(log.INFO, event, **fields)
-        elif self._lines == LINES + 1:
-            self._log.say(log.WARNING, "the personality logs too much: the rest of this second is left out")
+        self._log.say_as("personality", log.INFO, event, **fields)
 
     # What the worker calls
 
@@ -201,6 +201,9 @@ class Fabric:
 
         Doorbells first: one that was rung before its ringer hung up is passed on.
         """
+        return self._turn(self.relay.share(events))
+
+    def _turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         others = []
         for event in self.relay.relay(events):
             descriptor, mask = event
@@ -244,6 +247,8 @@ class Fabric:
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
+        if self.relay.waiting or (not self._held and (self.relay.for_switch or self._leaving)):
+            return 0.0
         first = self._personality.due
         for due in (self._retry_at, None if self._held else self._pack_at):
             if due is not None and (first is None or due < first):
@@ -274,6 +279,7 @@ class Fabric:
         """Takes a newcomer in, or turns it away. The connection is the fabric's from now on."""
         who = credentials(connection)
         connection.setblocking(False)
+        self._breathe()
         try:
             member = self._admit(connection, who)
         except Refused as e:
@@ -286,6 +292,10 @@ class Fabric:
                     self._flush(other)
         self._part()
 
+    def look_after_mailbox(self) -> str:
+        """Gives the mailbox its size back if somebody changed it; returns what is wrong if that cannot be done."""
+        return "" if self._guard is None else self._guard.look()
+
     def close(self) -> None:
         """Passes on what was rung, and touches nothing from then on: who goes on from the ark finds all as it is."""
         self._held = True
@@ -294,7 +304,13 @@ class Fabric:
 
     def _catch_up(self) -> None:
         """Takes all doorbells and hang-ups that are there; who else has something to say is heard in the loop."""
-        self.turn(self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS))
+        there = self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS)
+        # All at once, and once only: who rings without end must not keep us here.
+        self._turn([*self.relay.rest(), *there])
+
+    def _breathe(self) -> None:
+        """Passes on what was rung meanwhile: nobody's doorbells wait for the whole of somebody's join or departure."""
+        self.relay.relay(self.relay.share(self.epoll.poll(0)))
 
     # Going on
 
@@ -370,7 +386,7 @@ class Fabric:
 
     def _tidy(self) -> None:
         """Packs the ledger if that is due."""
-        if self._ledger.untidy and self._pack_at is None and not self._held:
+        if self._ledger.untidy and time.monotonic() >= self._pack_after and not self._held:
             self._pack()
 
     def _pack(self) -> None:
@@ -384,7 +400,8 @@ class Fabric:
         elif lost:
             self._pack_at = time.monotonic() + 10 * PACK_AGAIN
         elif self._ledger.untidy:
-            self._pack_at = time.monotonic() + PACK_AGAIN
+            # The manager is too busy; to wait for it again and again would cost everybody.
+            self._pack_at = self._pack_after = time.monotonic() + PACK_AGAIN
 
     def _tell_of_loss(self) -> None:
         if self._ledger.lost:
@@ -402,6 +419,12 @@ class Fabric:
 
     def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
         try:
+            welcome = self._access.admit(connection, who)
+        except OSError as e:
+            raise Refused("resources", f"its groups cannot be looked up: {e.strerror}") from e
+        if not welcome:
+            raise Refused("access", "neither its user nor any of its groups is in access.users or access.groups")
+        try:
             return self._seat(connection, who)
         except Refused:
             # Whoever hung up before this one came has made room already; the news may be waiting in line.
@@ -409,10 +432,13 @@ class Fabric:
             return self._seat(connection, who)
 
     def _seat(self, connection: socket.socket, who: Credentials) -> Peer:
+        self._check_user(who.uid)
         if len(self.members) >= self.peers:
             raise Refused("full", f"all {self.peers} ports are taken")
         if time.monotonic() < self._banned.get(who.pid, 0.0):
             raise Refused("stalled", f"its process has lately made its eventfds block; it may come back in {BAN:g} s")
+        if wrong := self.look_after_mailbox():
+            raise Refused("mailbox", wrong)
         handed = self._handed()
         self._check_room(who.pid, handed)
         peer = self._ids.take()
@@ -440,6 +466,13 @@ class Fabric:
         self._call_switch(self._personality.joined, peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
+
+    def _check_user(self, uid: int) -> None:
+        most = self._access.per_user
+        if most and sum(self._page.uid(member.place) == uid for member in self.members.values()) >= most:
+            raise Refused(
+                "per_user", f"its user has {most} peers on the fabric, as many as access.peers_per_user allows"
+            )
 
     def _take_over(self, place: int, peer: PeerId) -> None:
         if self._page.last_id(place) not in (None, peer):
@@ -496,7 +529,14 @@ class Fabric:
 
     def _refuse(self, connection: socket.socket, who: Credentials, refused: Refused) -> None:
         self._page.add(f"refused_{refused.reason}")
-        self._log.say(log.WARNING, f"peer refused: {refused}", reason=refused.reason, pid=who.pid, uid=who.uid)
+        self._log.say(
+            log.WARNING,
+            f"peer refused: {refused}",
+            reason=refused.reason,
+            pid=who.pid,
+            uid=who.uid,
+            program=program(who.pid),
+        )
         nobody = Peer(connection, PeerId(0), 0, Outbox(), pid=who.pid, joined=0)
         nobody.owe((refusal(),))
         with contextlib.suppress(OSError):
@@ -545,6 +585,8 @@ class Fabric:
             for other in others:
                 self._flush(other)
             self._tidy()
+            if self._ledger.dead and self._pack_at is None:
+                self._pack_at = time.monotonic() + SETTLE
 
     def _release(self, member: Peer) -> None:
         self._wiring.close(member.place)
@@ -582,6 +624,10 @@ class Fabric:
 
     # The switch
 
+    def _mailbox_restored(self) -> None:
+        self._page.add("resized")
+        self._call_switch(self._personality.mailbox_restored, [member.id for member in self.members.values()])
+
     def _place_of(self, peer: int) -> int | None:
         if self._sticky:
             place = peer - self._first_id
@@ -597,6 +643,8 @@ class Fabric:
             peer = self._page.last_id(row) if self._known_ringers else None
             self._call_switch(self._personality.doorbell, peer, vector, rings)
             self._page.answered(row, vector, rings)
+            if len(doorbells) > 1:
+                self._breathe()
 
     def _call_switch(self, hook: Callable[..., None], *arguments: object) -> None:
         """Calls one of the personality's hooks; whatever is wrong with a plug-in, the fabric goes on."""

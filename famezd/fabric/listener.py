@@ -11,6 +11,7 @@ import struct
 from typing import NamedTuple
 
 from famezd.errors import FamezError
+from famezd.permissions import OURS, as_made, give
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
@@ -48,15 +49,12 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
     """
     _make_way(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Nobody else may connect until owner and group are right.
-    umask = os.umask(0o177)
+    umask = os.umask(0o777 & ~OURS)
     bound = False
     try:
         listener.bind(path)
         bound = True
-        if uid >= 0 or gid >= 0:
-            os.chown(path, uid, gid, follow_symlinks=False)
-        os.chmod(path, mode)
+        _give(path, uid, gid, mode)
         listener.listen(BACKLOG)
     except OSError as e:
         listener.close()
@@ -68,6 +66,31 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
     finally:
         os.umask(umask)
     return listener
+
+
+def give_socket(path: str, *, uid: int, gid: int, mode: int) -> None:
+    """Gives the file of a socket that was inherited its owner, group and mode: a predecessor's may have been others.
+
+    At no time is it wider than before or after. Raises ListenerError if it is no longer there, or not ours to give.
+    """
+    try:
+        _give(path, *as_made(path, uid, gid), mode)
+    except FileNotFoundError as e:
+        raise ListenerError(f"the socket {path} was removed, nobody can join; restart the fabric") from e
+    except OSError as e:
+        raise ListenerError(
+            f"cannot give {path} its owner, group and mode: {e.strerror}{_REMEDIES.get(e.errno or 0, '')}"
+        ) from e
+
+
+def _give(path: str, uid: int, gid: int, mode: int) -> None:
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(place).st_mode):
+            raise OSError(errno.ENOTSOCK, "somebody has put another file there")
+        give(place, uid, gid, mode)
+    finally:
+        os.close(place)
 
 
 def identity(path: str) -> tuple[int, int] | None:

@@ -18,6 +18,9 @@ DEFAULT_LIMIT = 1024
 DEFAULT_OPEN = 64
 """The open descriptors that are assumed where a peer's own cannot be counted: a QEMU has about 40."""
 
+BURST = 32
+"""Messages that are sent to one peer before the loop sees to others: about 100 us."""
+
 _MESSAGE_MEMORY = 768
 """Bytes of kernel memory that a message takes in a socket's queue: 278 of them fill the customary 212,992."""
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -27,7 +30,7 @@ _FD = struct.Struct("i").pack
 class Peer:
     """Somebody on a fabric."""
 
-    __slots__ = ("_send", "connection", "id", "joined", "leaving", "outbox", "pid", "place", "writing")
+    __slots__ = ("_left", "_send", "connection", "id", "joined", "leaving", "outbox", "pid", "place", "writing")
 
     def __init__(
         self, connection: socket.socket, peer: PeerId, place: int, outbox: Outbox, *, pid: int, joined: int
@@ -45,6 +48,7 @@ class Peer:
         """Whether the loop waits for the socket to take more."""
         self.leaving = ""
         """Why its membership is about to end."""
+        self._left = 0
         self._send = connection.sendmsg
 
     def owe(self, batches: Iterable[Batch]) -> None:
@@ -58,10 +62,14 @@ class Peer:
         return len(self.outbox.descriptors()) + int.from_bytes(unread, sys.byteorder) // _MESSAGE_MEMORY
 
     def flush(self) -> None:
-        """Sends what the socket takes; raises OSError, BlockingIOError if that is not all."""
+        """Sends what the socket takes, and no more than a burst; raises OSError, BlockingIOError if that is not all."""
+        self._left = BURST
         self.outbox.flush(self._message)
 
     def _message(self, word: bytes, descriptor: Descriptor | None) -> None:
+        if not self._left:
+            raise BlockingIOError
+        self._left -= 1
         if descriptor is None:
             self._send((word,), (), _FLAGS)
         else:
@@ -101,6 +109,15 @@ def _limit_from_proc(pid: int) -> int:
     except OSError:
         pass
     return DEFAULT_LIMIT
+
+
+def program(pid: int) -> str:
+    """The name of a process, which it can choose, "" where that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as name:
+            return name.read().removesuffix("\n")
+    except OSError:
+        return ""
 
 
 def open_descriptors(pid: int) -> int:

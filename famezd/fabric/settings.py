@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from famezd.errors import FamezError
+from famezd.fabric.access import Rules, rules
 from famezd.mailbox import Backing
 from famezd.stats import Shape
 
@@ -42,6 +43,16 @@ class Settings(NamedTuple):
     socket_uid: int = -1
     socket_gid: int = -1
     socket_mode: int = 0o660
+    users: str = ""
+    """User ids, with commas between, that may join; see `famezd.fabric.access`."""
+    groups: str = ""
+    peers_per_user: int = 0
+    """0 for no limit."""
+
+    @property
+    def access(self) -> Rules:
+        """Who may join; raises AccessError for lists that are none."""
+        return rules(self.users, self.groups, self.peers_per_user)
 
     @property
     def relayed(self) -> bool:

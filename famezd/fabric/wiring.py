@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import select
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from famezd.fabric.ledger import Key, Sets
 from famezd.fabric.relay import SWITCH, Relay
@@ -25,7 +25,16 @@ Bells = list[Descriptor]
 class Wiring(ABC):
     """The eventfds of a fabric. What raises OSError has left nothing behind that `close` does not clear away."""
 
-    def __init__(self, relay: Relay, vectors: int, *, switch: int | None, sticky: bool) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        vectors: int,
+        *,
+        switch: int | None,
+        sticky: bool,
+        breathe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`breathe` is called between the parts of what takes long."""
         self.sets: Sets = {}
         """All of them."""
         self._made: list[Key] = []
@@ -33,6 +42,7 @@ class Wiring(ABC):
         self._vectors = vectors
         self._switch = switch
         self._sticky = sticky
+        self._breathe = breathe
         if switch is not None:
             relay.connect(switch, [SWITCH] * vectors)
 
@@ -67,8 +77,9 @@ class Wiring(ABC):
 
     def sweep(self, place: int) -> None:
         """Passes on all that `place` has rung."""
-        bells = [bell for key, bells in self.sets.items() if key[0] == place != key[1] for bell in bells]
-        self._relay.relay([(bell, select.EPOLLIN) for bell in bells])
+        for bells in [bells for key, bells in self.sets.items() if key[0] == place != key[1]]:
+            self._relay.relay([(bell, select.EPOLLIN) for bell in bells])
+            self._breathe()
 
     def _set(self, place: int, other: int) -> Bells:
         bells = self.sets.get((place, other))
@@ -107,6 +118,7 @@ class Relayed(Wiring):
         """Bells of `place` alone."""
         if (place, other) in self.sets:
             return self.sets[place, other]
+        self._breathe()
         made = self._set(place, other)
         self._watch(made, place, other)
         return made
@@ -118,10 +130,12 @@ class Relayed(Wiring):
         for key, bells in gone:
             if key[0] == place != key[1]:
                 self._relay.remove(bells)
+                self._breathe()
         self._relay.disconnect(place)
         for key, bells in gone:
             if key[0] != place:
                 self._relay.remove(bells)
+                self._breathe()
         for receivers in own:
             _close(receivers)
 

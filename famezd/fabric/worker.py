@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import math
 import os
 import resource
 import select
@@ -23,15 +24,16 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.fabric import Fabric
 from famezd.fabric.ledger import LAYOUT, charter
-from famezd.fabric.listener import listen
+from famezd.fabric.listener import give_socket, listen
 from famezd.fabric.settings import Settings, parse
-from famezd.mailbox import claim, discard, is_backed, open_backing
+from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.stats import Page, StatsError
@@ -71,12 +73,15 @@ class Worker:
         succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
         ark = Ark(self._manager, given) if self._manager.listens else None
         page = self._find_page(given, personality)
-        misfits = self._misfits(ark, page)
+        former = None if ark is None else charter(ark)
+        misfits = self._misfits(former, page)
         if succeeding and misfits != []:
             # Before anything is made or stored that the predecessor would miss.
             raise StartError(f"cannot succeed the worker that serves: {'; '.join(misfits or ['there is no ark'])}")
         self._page = page or self._make_page(personality)
-        self._mailbox = self._open_mailbox(given, resume=misfits == [])
+        if misfits != []:
+            self._abandon_mailbox(given, (former or {}).get("memory", settings.memory))
+        self._mailbox = self._open_mailbox(given)
         own = {"page": str(self._page.identity), **settings.fixed}
         self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, charter=own, logger=logger)
         self._signals = _catch_signals()
@@ -121,9 +126,8 @@ class Worker:
         self._manager.store(STATS, [page.descriptor])
         return page
 
-    def _misfits(self, ark: Ark | None, page: Page | None) -> list[str] | None:
-        """Why the fabric in the ark cannot go on; None if there is none, [] if it can."""
-        found = None if ark is None else charter(ark)
+    def _misfits(self, found: dict[str, str] | None, page: Page | None) -> list[str] | None:
+        """Why the fabric with that charter cannot go on; None if there is none, [] if it can."""
         if found is None:
             return None
         misfits = self._settings.misfits(found)
@@ -133,13 +137,14 @@ class Worker:
             misfits.append("its stats page is not there")
         return misfits
 
-    def _open_mailbox(self, given: dict[str, list[int]], *, resume: bool) -> Descriptor:
+    def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
-            if not resume and not is_backed(descriptor, self._settings.mailbox):
-                self._abandon_mailbox(descriptor)
-                continue
             if self._settings.backing != "memfd" and LOCK not in given:
                 self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
+            if self._settings.backing != "memfd":
+                # Its settings may be others than its predecessor's.
+                with self._going_on():
+                    give_mailbox(descriptor, self._settings.mailbox)
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
         self._manager.store(MAILBOX, [memory.descriptor])
@@ -148,11 +153,15 @@ class Worker:
             self._manager.store(LOCK, [memory.lock])
         return Descriptor(memory.descriptor)
 
-    def _abandon_mailbox(self, descriptor: int) -> None:
-        """The fabric is to have another one."""
-        discard(descriptor)
-        self._manager.forget(MAILBOX)
-        self._manager.forget(LOCK)
+    def _abandon_mailbox(self, given: dict[str, list[int]], path: str) -> None:
+        """Lets go of the mailbox of a fabric that ends, which is at `path`, if ours is to be another."""
+        for descriptor in given.get(MAILBOX, ()):
+            if not is_backed(descriptor, self._settings.mailbox):
+                discard(descriptor, path)
+                self._manager.forget(MAILBOX)
+                self._manager.forget(LOCK)
+                del given[MAILBOX]
+                return
 
     def _open_listener(self, given: dict[str, list[int]]) -> tuple[socket.socket, bool]:
         """The listening socket, and whether it is a new one, which has to be stored."""
@@ -161,10 +170,20 @@ class Worker:
             listener = socket.socket(fileno=descriptor)
             listener.setblocking(False)
             if listener.getsockname() == own.socket and os.path.exists(own.socket):
+                with self._going_on():
+                    give_socket(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
                 return listener, False
             # It was given another path, or its file was removed, and nobody could find it any more.
             listener.close()
         return listen(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode), True
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What is wrong with what was inherited is logged: peers depend on it as it is."""
+        try:
+            yield
+        except FamezError as e:
+            self._log.say(log.ERROR, str(e))
 
     def _board(self, misfits: list[str] | None, serving: socket.socket | None) -> None:
         """Takes the fabric over, or begins it; where a worker serves still, the channel by which its end is told."""
@@ -209,6 +228,7 @@ class Worker:
             now = self._tick(ended / 1e9)
         self._manager.tell("STOPPING=1")
         fabric.close()
+        self._log.tick(math.inf)
         if self._parked is not None:
             self._answer("park")
             # To end takes a while, with all that is open, and the successor needs the processor more.
@@ -219,6 +239,7 @@ class Worker:
     def _timeout(self, now: float) -> float:
         deadlines = (
             self._fabric.deadline,
+            self._log.due,
             self._accept_again_at,
             self._keep_alive_at,
             self._finish_by,
@@ -286,6 +307,8 @@ class Worker:
         deadline = self._fabric.deadline
         if deadline is not None and now >= deadline:
             self._fabric.tick(now)
+        if self._log.due is not None and now >= self._log.due:
+            self._log.tick(now)
         if self._accept_again_at is not None and now >= self._accept_again_at:
             self._accept_again_at = None
             self._fabric.epoll.register(self._listener, select.EPOLLIN)
@@ -295,6 +318,7 @@ class Worker:
         if self._manager.watchdog and (self._keep_alive_at is None or now >= self._keep_alive_at):
             self._keep_alive_at = now + self._manager.watchdog / 3
             self._manager.tell("WATCHDOG=1")
+            self._fabric.look_after_mailbox()
         due = self._status_due()
         if due is not None and now >= due:
             self._told = self._status()

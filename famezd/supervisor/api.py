@@ -16,8 +16,9 @@ from famezd import __version__
 from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
+from famezd.fabric.peer import program
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
-from famezd.supervisor.view import ConfigView, FabricView, program
+from famezd.supervisor.view import ConfigView, FabricView
 
 Look = Callable[[], Sequence[FabricView]]
 

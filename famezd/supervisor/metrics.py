@@ -17,6 +17,11 @@ _TOTALS = (
     ("famez_joins", "Peers that joined.", "joins"),
     ("famez_doorbells_dropped", "Doorbells to a port on which nobody was, or that could not be delivered.", "dropped"),
     ("famez_doorbells_clipped", "Times that a bell held an absurd count, which was cut to 2^32.", "clipped"),
+    (
+        "famez_mailbox_resizes",
+        "Times that somebody had changed the size of the mailbox's file, and it was given back.",
+        "resized",
+    ),
     ("famez_loop_turns", "Turns of the worker's loop.", "turns"),
 )
 _REASONS = (

@@ -14,14 +14,16 @@ import structlog
 
 from famezd.config import ConfigError
 from famezd.errors import FamezError
+from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
-from famezd.supervisor.accepted import Accepted, keep
+from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
 from famezd.supervisor.http import HttpError, Server
 from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics import registry
 from famezd.supervisor.operations import Operations
 from famezd.supervisor.runtime import runtime_directory
+from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
 from famezd.supervisor.view import ConfigView, FabricView, look
 from famezd.supervisor.worker import State, Worker
@@ -152,14 +154,17 @@ class Service:
         else:
             for worker in self.workers.values():
                 worker.remove()
-            self.store.discard()
+            self.store.forget_config()
         self._log.info("famezd has stopped", fabrics="kept" if goes_on else "ended")
 
     def _end_absent(self) -> None:
         """Ends the fabrics in the store that are not in the configuration any more."""
+        former = recall(self.store)
+        known = {} if former is None else {name: former.fabric(name) for name in former.config.fabrics}
         for name in set(self.store.fabrics) - self.accepted.config.fabrics.keys():
             self._log.warning("fabric ended: it is not in the configuration any more", fabric=name)
-            self.store.shelf(name).discard()
+            memory = worker_settings(known[name]).memory if name in known else f"{SHM}/famez-{name}"
+            self.store.shelf(name).discard(memory)
 
     # What workers say, and what systemd is told
 

@@ -1,12 +1,14 @@
 """From what the configuration says of a fabric to what its worker is told."""
 
+from collections.abc import Iterable
+
 from famezd.config import Fabric, personality_reference
 from famezd.fabric.settings import Settings
 
 
 def worker_settings(fabric: Fabric) -> Settings:
     """The worker's settings: plain values, users and groups as numbers."""
-    socket, mailbox = fabric.socket, fabric.mailbox
+    socket, mailbox, access = fabric.socket, fabric.mailbox, fabric.access
     return Settings(
         name=fabric.name,
         socket=str(socket.path),
@@ -24,7 +26,15 @@ def worker_settings(fabric: Fabric) -> Settings:
         socket_uid=_number(socket.uid),
         socket_gid=_number(socket.gid),
         socket_mode=socket.mode,
+        users=_list(access.user_ids),
+        groups=_list(access.group_ids),
+        peers_per_user=access.peers_per_user or 0,
     )
+
+
+def _list(identities: Iterable[int]) -> str:
+    """Each once, so that an order that means nothing makes no difference."""
+    return ",".join(map(str, sorted(set(identities))))
 
 
 def _number(identity: int | None) -> int:

@@ -68,11 +68,14 @@ class Shelf:
             for descriptor in self._kept.pop(name):
                 os.close(descriptor)
 
-    def discard(self) -> None:
-        """Ends the fabric: its files go, if they are still its own, and all descriptors."""
+    def discard(self, memory: str) -> None:
+        """Ends the fabric: its files go, if they are still its own, and all descriptors.
+
+        `memory` is where the mailbox's file was made.
+        """
         self._unlink_socket()
         for descriptor in self._kept.get(MAILBOX, ()):
-            discard(descriptor)
+            discard(descriptor, memory)
         for name in list(self._kept):
             self.forget(name)
 
@@ -131,16 +134,11 @@ class Store:
             self.manager.store(f"config.{number}", [descriptor])
         except OSError as e:
             structlog.get_logger().error("the manager does not keep the accepted configuration", error=e.strerror)
-        self._drop_config()
+        self.forget_config()
         self._config[number] = descriptor
 
-    def discard(self) -> None:
-        """Ends all fabrics, and forgets the configuration."""
-        for shelf in self._shelves.values():
-            shelf.discard()
-        self._drop_config()
-
-    def _drop_config(self) -> None:
+    def forget_config(self) -> None:
+        """Lets go of what `keep_config` kept."""
         for number, descriptor in self._config.items():
             self.manager.forget(f"config.{number}")
             os.close(descriptor)

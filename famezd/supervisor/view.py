@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from famezd.config import Fabric, Problem, personality_class
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
@@ -130,11 +129,3 @@ def _doorbells(
             if src_id is not None and (relayed or row == SWITCH_ROW):
                 pairs[src_id, dst_id] += sum(rung)
     return dict(pairs), dict(vectors)
-
-
-def program(pid: int) -> str:
-    """The name of a process, "" where that cannot be read."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""

@@ -137,7 +137,7 @@ class Worker:
 
     def remove(self) -> None:
         """Ends the fabric, whose worker has stopped."""
-        self._shelf.discard()
+        self._shelf.discard(self.settings.memory)
         if self.page is not None:
             self.page.close()
             self.page = None

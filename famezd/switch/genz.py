@@ -92,6 +92,14 @@ class Genz(Personality):
             self.fabric.ring(receiver, self.fabric.switch)
             self._send_next()
 
+    def mailbox_restored(self, peers: Sequence[int]) -> None:
+        """Lays out anew what is the switch's to write; names that are still there stay."""
+        self._slots.restore(self.fabric.peers)
+        self._slots.name(self.fabric.switch, NODENAME, CCLASS)
+        for peer in peers:
+            if not self._slots.cclass(peer):
+                self._slots.name(peer, self._slots.nodename(peer), NEWCOMER)
+
     def joined(self, peer: int) -> None:
         """Gives the newcomer an empty slot."""
         self._slots.clear(peer)

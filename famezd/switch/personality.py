@@ -70,6 +70,12 @@ class Personality:
         Doorbells to the switch that nobody has dealt with come again as `doorbell`.
         """
 
+    def mailbox_restored(self, peers: Sequence[int]) -> None:
+        """Somebody had changed the mailbox's size; it has its own again, but what stood there may be zeroes now.
+
+        `peers` are on the fabric, and may have written again since.
+        """
+
     def joined(self, peer: int) -> None:
         """`peer` has a port; called before it receives anything."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -59,7 +60,7 @@ def test_layout(worker: Worker, join: Join) -> None:
     newcomer = worker.join()
     with closing(MappedMemory(newcomer.memory)) as memory:
         slots = Slots(memory)
-        assert memory.size == worker.settings.size
+        assert os.fstat(newcomer.memory).st_size == worker.settings.size
         assert [memory.word(at) for at in (0, 8, 16, 24, 32)] == [512, 128, PEERS, PEERS + 2, SWITCH]
         assert [memory.word(slot * 512 + 72) for slot in range(1, SWITCH + 1)] == [1, 2, 3, 4, 5, 6]
         assert (slots.nodename(SWITCH), slots.cclass(SWITCH)) == ("Z-switch", "FabricSwitch")
@@ -158,7 +159,7 @@ def test_ring_without_a_message(worker: Worker, join: Join) -> None:
 def test_globals_that_a_peer_overwrites_hurt_only_the_peers(worker: Worker, join: Join) -> None:
     peer, mailbox = join()
     with closing(MappedMemory(peer.memory)) as memory:
-        memory.write(0, b"\xff" * memory.size)
+        memory.write(0, b"\xff" * worker.settings.size)
         memory.set_word(peer.id * SLOT_SIZE + _BUFLEN, 0)
         memory.set_word(SWITCH * SLOT_SIZE + _BUFLEN, 0)
     mailbox.send(SWITCH, "ping")

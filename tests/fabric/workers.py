@@ -60,12 +60,15 @@ class Worker:
         *,
         kept: Mapping[str, Sequence[int]] | None = None,
         limit: int | None = None,
+        through: Sequence[str] = (),
+        watchdog: float = 0.0,
         notify: NotifySocket | None = None,
         orders: Sequence[str] = (),
     ) -> None:
-        """Starts the process; `kept` is handed on to it, `limit` is its hard limit of descriptors.
+        """Starts the process, `through` a command that becomes it.
 
-        `orders` wait for it.
+        `kept` is handed on to it, `limit` is its hard limit of descriptors, and it gives a sign of life three times in
+        `watchdog` seconds. `orders` wait for it.
         """
         self.settings = settings
         self.kept: dict[str, list[int]] = {}
@@ -87,9 +90,11 @@ class Worker:
         command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
         if limit is not None:
             command = ["/bin/sh", "-c", 'ulimit -n "$0"; exec "$@"', str(limit), *command]
+        command = [*through, *command]
         handed = {SUPERVISOR: [theirs.fileno()], **(kept or {})}
         with open(self._log, "ab") as log, theirs:
-            self.pid = spawn(command, handed, log.fileno(), {"NOTIFY_SOCKET": self.notify.path})
+            environ = {"NOTIFY_SOCKET": self.notify.path, "WATCHDOG_USEC": str(int(watchdog * 1e6))}
+            self.pid = spawn(command, handed, log.fileno(), environ)
         for name, descriptors in (kept or {}).items():
             self._keep(name, [os.dup(fd) for fd in descriptors])
         self._pidfd = os.pidfd_open(self.pid)

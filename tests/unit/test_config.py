@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from famezd import kinds
 from famezd.config import (
+    Access,
     Config,
     ConfigError,
     Fabric,
@@ -118,7 +119,7 @@ class TestDefaults:
             a="socket: {path: /s/a, owner: root, group: 0, mode: '0o600'}\n"
             "mailbox: {size: 64k, owner: 0, group: root, mode: '0640', backing: file, path: /dev/hugepages/a}\n",
             b="mailbox: {name: shared, size: 65536}\n",
-            c="mailbox: {backing: memfd}\n",
+            c="mailbox: {backing: memfd}\naccess: {users: [root, 0], groups: [0], peers_per_user: 4}\n",
         )
         config = load(path, environ=ENVIRON)
         assert config.runtime_directory == Path("/r")
@@ -130,6 +131,9 @@ class TestDefaults:
         assert (a.mailbox.size, a.mailbox.mode, a.mailbox.file) == (65536, 0o640, Path("/dev/hugepages/a"))
         assert (b.mailbox.name, b.mailbox.file) == ("shared", SHM / "shared")
         assert (c.mailbox.name, c.mailbox.file) == ("famez-c", None)
+        assert c.access == Access(users=("root", 0), groups=(0,), peers_per_user=4)
+        assert (c.access.user_ids, c.access.group_ids) == ([0, 0], [0])
+        assert (a.access.users, a.access.groups, a.access.peers_per_user) == ((), (), None)
 
     def test_http_off(self, write: Write) -> None:
         assert load(write("http: {listen: null}"), environ=ENVIRON).http.address is None
@@ -216,12 +220,18 @@ FABRIC_MISTAKES = [
     # Unknown keys
     ("# x\nvector: 3", "2:1: vector: unknown key, did you mean 'vectors'?"),
     ("Peers: 3", "1:1: Peers: unknown key, did you mean 'peers'?"),
-    ("name: x", "1:1: name: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox"),
+    (
+        "name: x",
+        "1:1: name: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access",
+    ),
     (
         "mailbox:\n  xyzzy: 1",
         "2:3: mailbox.xyzzy: unknown key, known are owner, group, mode, name, size, backing, path",
     ),
-    ('"a\\nb": 1', "1:1: a\\nb: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox"),
+    (
+        '"a\\nb": 1',
+        "1:1: a\\nb: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access",
+    ),
     # Integers
     ("peers: lots", "1:8: peers: {peers}, not 'lots'"),
     ("peers: '4'", "1:8: peers: {peers}, not '4'"),
@@ -288,6 +298,14 @@ FABRIC_MISTAKES = [
         f"1:18: mailbox.group: {{group}}, not 0xffffffffffffffff: this system has no group {2**64 - 1}",
     ),
     ('mailbox: {group: "a\\0"}', "1:18: mailbox.group: {group}, not 'a\\x00': this system has no group 'a\\x00'"),
+    ("access: {users: [root, nobody-at-all]}", "1:24: access.users[1]: {user}, not 'nobody-at-all': {no_user}"),
+    ("access:\n  groups:\n  - root\n  - yes", "4:5: access.groups[1]: {group}, not yes"),
+    ("access: {users: root}", "1:17: access.users: must be a list, not 'root'"),
+    ("access: {users: {root: 1}}", "1:17: access.users: must be a list, not a mapping"),
+    ("access: {groups: null}", "1:18: access.groups: must be a list, not null: leave the key out for the default"),
+    ("access: {users: [[root]]}", "1:18: access.users[0]: {user}, not a list"),
+    ("access: {peers_per_user: 0}", "1:26: access.peers_per_user: {peers}, not 0"),
+    ("access: {user: [root]}", "1:10: access.user: unknown key, did you mean 'users'?"),
     # Between settings
     (
         "personality: genz\nvectors: 15",
@@ -354,7 +372,7 @@ FABRIC_MISTAKES = [
     ("peers: &p 3\nvectors: *p", "2:10: aliases are not supported: write the value out"),
     (
         "<<: {peers: 3}",
-        "1:1: <<: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox",
+        "1:1: <<: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access",
     ),
     ("x: " + "[" * 5000, "1:35: nested deeper than 32 levels"),
     ("#" * (1 << 20) + "\n", "1:1: is longer than 1048576 bytes"),
@@ -411,7 +429,7 @@ class TestFiles:
         path.unlink()
         assert problems(path) == [
             "fabrics.d/a.yaml:1:1: x: unknown key, known are personality, peers, vectors,"
-            " doorbells, ports, socket, mailbox",
+            " doorbells, ports, socket, mailbox, access",
             "famezd.yaml:1:1: cannot be read: No such file or directory",
         ]
 
@@ -582,11 +600,12 @@ def unprivileged() -> Iterator[None]:
 
 SECTIONS: dict[type[MainSettings] | type[FabricSettings], list[str]] = {
     MainSettings: ["http", "log", "control"],
-    FabricSettings: ["socket", "mailbox"],
+    FabricSettings: ["socket", "mailbox", "access"],
 }
 KEYS = [
     *(key for model in SECTIONS for key in model.model_fields),
     *("listen", "level", "format", "owner", "group", "mode", "path", "name", "size", "backing", "x", "<<"),
+    *("users", "groups", "peers_per_user"),
 ]
 SCALARS = (
     st.none()
@@ -634,7 +653,9 @@ class TestAnything:
     @settings(deadline=None, max_examples=100)
     @given(
         value=VALUES,
-        key=st.sampled_from([*FabricSettings.model_fields, *(f"{s}.{k}" for s in ("socket", "mailbox") for k in KEYS)]),
+        key=st.sampled_from(
+            [*FabricSettings.model_fields, *(f"{s}.{k}" for s in ("socket", "mailbox", "access") for k in KEYS)]
+        ),
     )
     def test_any_value_at_every_setting(
         self, tmp_path_factory: pytest.TempPathFactory, value: object, key: str

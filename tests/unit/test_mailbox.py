@@ -29,7 +29,7 @@ from famezd.mailbox import (
     SharedMemory,
     Slots,
     open_backing,
-    server_memory,
+    outliving_memory,
     slots_size,
 )
 from tests.unit.conftest import NOBODY, closing
@@ -258,8 +258,7 @@ def memory(request: pytest.FixtureRequest, path: Path) -> Iterator[Memory]:
     with opened(backing(path, kind="memfd")) as shared:
         memory = request.param(shared.descriptor)
         yield memory
-        if isinstance(memory, MappedMemory):
-            memory.close()
+        memory.close()
 
 
 def test_words_and_bytes_are_the_same_memory(memory: Memory) -> None:
@@ -270,19 +269,28 @@ def test_words_and_bytes_are_the_same_memory(memory: Memory) -> None:
     assert memory.word(24) == int.from_bytes(b"abc\0\0\0\0\0", sys.byteorder)
 
 
-def test_a_server_reads_a_truncated_file_as_zeros_and_lives(path: Path) -> None:
+@pytest.mark.parametrize("kind", [FileMemory, MappedMemory])
+def test_what_is_cut_off_reads_as_zeros_and_is_not_written(path: Path, kind: type[FileMemory]) -> None:
     with opened(backing(path)) as shared:
-        memory = server_memory(shared.descriptor)
-        assert isinstance(memory, FileMemory)
+        memory = kind(shared.descriptor)
         Slots(memory).lay_out(PEERS)
         os.ftruncate(shared.descriptor, 0)
         assert memory.read(0, 16) == bytes(16)
         assert memory.word(16) == 0
         assert Slots(memory).take(3) is None
         assert Slots(memory).nodename(3) == ""
-        os.ftruncate(shared.descriptor, 20)
-        memory.write(16, b"\x01\x02\x03\x04")
-        assert memory.word(16) == 0x04030201
+        os.ftruncate(shared.descriptor, 4096)
+        memory.write(4092, b"12345678")
+        memory.write(4092, b"1234")
+        # To make it longer would hide that it was cut.
+        assert os.fstat(shared.descriptor).st_size == 4096
+        assert memory.read(4092, 8) == b"1234\0\0\0\0"
+        memory.close()
+
+
+def test_a_file_that_can_be_written_is_not_mapped(path: Path) -> None:
+    with opened(backing(path)) as shared:
+        assert type(outliving_memory(shared.descriptor)) is FileMemory
 
 
 # The layout

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from famezd.fabric.listener import credentials
-from famezd.fabric.peer import DEFAULT_LIMIT, DEFAULT_OPEN, Peer, room
+from famezd.fabric.peer import BURST, DEFAULT_LIMIT, DEFAULT_OPEN, Peer, program, room
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId, encode
 from tests.unit.conftest import NOBODY, closing
 
@@ -31,6 +32,16 @@ def process(prelude: str = "") -> Iterator[int]:
 
 def limited(soft: int) -> str:
     return f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({soft}, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
+
+
+def test_a_process_has_a_name_unless_it_has_gone() -> None:
+    assert program(os.getpid()) == Path("/proc/self/comm").read_text().strip()
+    assert program(1 << 30) == program(0) == ""
+
+
+def test_a_process_can_choose_any_name() -> None:
+    with process(r"open('/proc/self/comm', 'wb').write(b'\xff\n<3>x y=')") as pid:
+        assert program(pid) == "\N{REPLACEMENT CHARACTER}\n<3>x y="
 
 
 def test_room_is_the_soft_limit_less_what_is_open() -> None:
@@ -149,3 +160,13 @@ def test_a_peer_that_hung_up_is_an_error_and_no_signal(connected: tuple[Peer, so
     peer.owe([Batch(0)])
     with pytest.raises(BrokenPipeError):
         peer.flush()
+
+
+def test_a_flush_sends_no_more_than_a_burst(connected: tuple[Peer, socket.socket]) -> None:
+    peer, theirs = connected
+    peer.owe(Batch(n) for n in range(BURST + 3))
+    with pytest.raises(BlockingIOError):
+        peer.flush()
+    assert theirs.recv(1 << 16) == b"".join(map(encode, range(BURST)))
+    peer.flush()
+    assert theirs.recv(1 << 16) == b"".join(map(encode, range(BURST, BURST + 3)))

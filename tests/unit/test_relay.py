@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from famezd.fabric import relay
-from famezd.fabric.relay import EMPTY, STALL, SWITCH, Relay, SwitchDoorbell
+from famezd.fabric.relay import EMPTY, SHARE, STALL, SWITCH, Relay, SwitchDoorbell
 from famezd.stats import ANYBODY, COUNT_LIMIT, IN_FLIGHT, SWITCH_ROW, InFlight, Page, Shape
 from tests.unit.conftest import wait_until
 from tests.unit.relay_process import connect, resume
@@ -458,3 +458,66 @@ def test_a_doorbell_of_the_switchs_is_recovered_as_any_other(rig: Rig, eventfd: 
         assert rig.page.recover() == InFlight(at - rig.page.shape.doorbells_at, 1)
         assert (rig.count(3, 0, 0), rig.count(3, 1, 1)) == (2, 11)
     assert rig.page.totals()["dropped"] == 2
+
+
+def test_a_few_events_are_shared_out_as_they_are(rig: Rig) -> None:
+    events = [(7, select.EPOLLIN), (8, select.EPOLLHUP)]
+    assert rig.relay.share(events) is events
+    assert not rig.relay.waiting
+
+
+def test_of_a_flood_of_one_ringers_only_a_share_comes_before_the_others(eventfd: Eventfd) -> None:
+    rig = Rig(Shape(places=3, rows=3, vectors=40))
+    flood, other = [eventfd() for _ in range(40)], eventfd()
+    for vector, bell in enumerate(flood):
+        rig.relay.add(bell, 0, 2, vector)
+        os.eventfd_write(bell, 1)
+    stranger = (99999, select.EPOLLHUP)
+    first = rig.relay.share([*rig.epoll.poll(0), stranger])
+    assert [bell for bell, _ in first if bell in flood] == flood[:SHARE]
+    assert stranger in first
+    rig.relay.relay(first)
+    # Rung after all of those.
+    rig.relay.add(other, 1, 2, 0)
+    os.eventfd_write(other, 1)
+    os.eventfd_write(flood[20], 1)
+    second = rig.relay.share(rig.epoll.poll(0))
+    assert [bell for bell, _ in second] == [*flood[SHARE : 2 * SHARE], other]
+    rig.relay.relay(second)
+    assert rig.relay.waiting
+    rig.relay.relay(rig.relay.share(()))
+    assert not rig.relay.waiting
+    assert [rig.count(0, 2, vector) for vector in range(40)] == [2 if vector == 20 else 1 for vector in range(40)]
+    assert rig.count(1, 2, 0) == 1
+    rig.close()
+
+
+def test_what_waits_can_be_had_at_once(eventfd: Eventfd) -> None:
+    rig = Rig(Shape(places=2, rows=2, vectors=40))
+    for vector in range(40):
+        bell = eventfd()
+        rig.relay.add(bell, 0, 1, vector)
+        os.eventfd_write(bell, 1)
+    rig.relay.relay(rig.relay.share(rig.epoll.poll(0)))
+    assert sum(rig.page.doorbells()) == SHARE
+    rig.relay.relay(rig.relay.rest())
+    assert sum(rig.page.doorbells()) == 40
+    assert not rig.relay.waiting
+    rig.close()
+
+
+def test_a_bell_that_waits_and_is_removed_is_passed_on_and_forgotten(eventfd: Eventfd) -> None:
+    """Its number may be another descriptor's by the time of its turn."""
+    rig = Rig(Shape(places=2, rows=2, vectors=40))
+    bells = [os.dup(eventfd()) for _ in range(40)]
+    for vector, bell in enumerate(bells):
+        rig.relay.add(bell, 0, 1, vector)
+        os.eventfd_write(bell, 1)
+    rig.relay.relay(rig.relay.share(rig.epoll.poll(0)))
+    assert rig.relay.waiting
+    rig.relay.remove(bells)
+    assert rig.relay.share(()) == []
+    while rig.relay.waiting:
+        assert rig.relay.share(()) == []
+    assert sum(rig.page.doorbells()) == 40
+    rig.close()

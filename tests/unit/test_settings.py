@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from famezd.fabric.access import AccessError, Rules
 from famezd.fabric.settings import SPARE_DESCRIPTORS, Settings, SettingsError, parse
 from famezd.mailbox import Backing
 
@@ -55,6 +56,18 @@ def test_the_mailbox_has_its_own_owner_group_and_mode() -> None:
     settings = SOME._replace(memory_uid=1, memory_gid=2, memory_mode=0o600, socket_uid=3, socket_gid=4, socket_mode=5)
     assert settings.mailbox == Backing("shm", "/dev/shm/famez-lab", 8192, 0o600, 1, 2)
     assert SOME._replace(backing="memfd").mailbox.kind == "memfd"
+
+
+def test_who_may_join_is_told_by_numbers() -> None:
+    settings = parse([*GIVEN, "users=0,1000", "groups=36", "peers_per_user=4"])
+    assert settings.access == Rules(frozenset({0, 1000}), frozenset({36}), 4)
+    assert SOME.access == Rules()
+
+
+@pytest.mark.parametrize("users", ["root", "0,", ",", "1 2", "0x1"])
+def test_users_that_are_no_numbers_are_named(users: str) -> None:
+    with pytest.raises(AccessError, match=f"users={users}: users are whole numbers with commas between"):
+        _ = SOME._replace(users=users).access
 
 
 @pytest.mark.parametrize(("ports", "doorbells"), [("sticky", "relayed"), ("fresh", "direct")])

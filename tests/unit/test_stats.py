@@ -24,6 +24,7 @@ from famezd.stats import (
     TOLD_WORDS,
     TOTALS,
     TOTALS_AT,
+    TOTALS_WORDS,
     WORD,
     InFlight,
     Occupant,
@@ -356,7 +357,7 @@ def test_nobody_has_to_answer_what_a_former_peer_rang(relayed: Page) -> None:
 
 def test_the_doorbells_follow_the_places(page: Page) -> None:
     shape = page.shape
-    assert shape.doorbells_at == 7 + len(TOTALS) + shape.places * 5
+    assert shape.doorbells_at == 7 + TOTALS_WORDS + shape.places * 5
     assert shape.former_at - shape.doorbells_at == shape.rows * shape.places * shape.vectors == len(page.doorbells())
     assert shape.answered_at - shape.former_at == shape.places * shape.vectors == len(page.former())
     assert shape.words == shape.told_at + shape.places * (TOLD_WORDS + shape.places)

@@ -30,8 +30,3 @@ def test_a_look_searches_no_entry_points_and_reads_nothing_of_the_peers(
             worker.page.close()
 
     asyncio.run(test())
-
-
-def test_a_process_has_a_name_unless_it_has_gone() -> None:
-    assert view.program(os.getpid()) == Path("/proc/self/comm").read_text().strip()
-    assert view.program(1 << 30) == ""
