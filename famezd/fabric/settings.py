@@ -15,6 +15,8 @@ from famezd.stats import Shape
 FIXED = ("personality", "peers", "vectors", "doorbells", "ports", "backing", "memory", "size")
 """What cannot change while there are peers: it decides which eventfds and which memory they have been given."""
 
+_IN_YAML = {"backing": "mailbox.backing", "memory": "mailbox", "size": "mailbox.size"}
+
 
 class SettingsError(FamezError):
     """A worker was started with arguments that it cannot take."""
@@ -91,7 +93,11 @@ class Settings(NamedTuple):
     def misfits(self, fixed: Mapping[str, str]) -> list[str]:
         """What is other than in a fabric with these `fixed`: a phrase for each, such as "vectors is 8, was 16"."""
         mine = self.fixed
-        return [f"{key} is {mine[key]}, was {fixed.get(key)}" for key in FIXED if fixed.get(key) != mine[key]]
+        return [
+            f"{_IN_YAML.get(key, key)} is {mine[key]}, was {fixed.get(key)}"
+            for key in FIXED
+            if fixed.get(key) != mine[key]
+        ]
 
     def arguments(self) -> list[str]:
         """The arguments that `parse` reads; what has its default is left out."""

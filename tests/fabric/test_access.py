@@ -266,15 +266,3 @@ def test_the_group_that_a_folder_gives_stays(folder: Path) -> None:
         worker.kill()
         with Worker(worker.settings, folder, kept=worker.kept):
             assert permissions(worker.settings.socket) == expected(0o660, -1, group)
-
-
-def test_a_successor_goes_on_where_it_may_not_change_what_it_inherited(folder: Path, shm: str) -> None:
-    own = settings(folder, backing="shm", memory=shm)
-    with Worker(own, folder) as worker:
-        client = worker.join()
-        worker.barrier()
-        worker.kill()
-        os.unlink(own.socket)
-        with Worker(own, folder, kept=worker.kept) as successor:
-            assert successor.present == [client.id]
-            successor.await_log(f"the socket {own.socket} was removed, nobody can join; restart the fabric")
