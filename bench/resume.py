@@ -2,7 +2,8 @@
 
 The worker of a full fabric is killed, and at once one peer rings another; the gap is the time until the doorbell is
 delivered, by the successor. Beside it stands what a start costs at all: until a new worker with nobody on its fabric
-serves. Only the ratio is a claim.
+serves. Only the ratio is a claim. Then the same fabric is restarted as planned, as by `famezctl restart`, while one peer
+rings another over and over: the pause is the longest that it waits for a doorbell.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from famezd.cli.famezctl import post
 from famezd.client import Doorbell, Peer
 
 VECTORS = 16
@@ -75,6 +77,21 @@ def start(url: str, socket: Path) -> float:
     return time.perf_counter() - began
 
 
+def pause(control: Path, ringer: Peer, rung: Peer) -> float:
+    """Seconds of the longest wait for a doorbell while the fabric is restarted as planned."""
+    longest = 0.0
+    with ThreadPoolExecutor(1) as pool:
+        restart = pool.submit(post, control, "/api/v1/fabrics/full/restart")
+        while not restart.done():
+            began = time.perf_counter()
+            ringer.ring(rung.id, 5)
+            while not any(isinstance(event, Doorbell) for event in rung.wait(10)):
+                pass
+            longest = max(longest, time.perf_counter() - began)
+        restart.result()
+    return longest
+
+
 def measure(peers: int, rounds: int) -> None:
     """Prints the gap for a full fabric of so many peers."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -87,11 +104,13 @@ def measure(peers: int, rounds: int) -> None:
             time.sleep(STEADY)
             gaps.append(gap(url, crowd[0], crowd[-1]))
             starts.append(start(url, directory / "run" / "empty.sock"))
+        pauses = [pause(directory / "run" / "control.sock", crowd[0], crowd[-1]) for _ in range(rounds)]
     ratios = sorted(g / s for g, s in zip(gaps, starts, strict=True))
     print(f"{peers} peers of {VECTORS} vectors, {rounds} deaths")
     print(f"  gap, ring to delivery      {statistics.median(gaps) * 1e3:7.1f} ms  (up to {max(gaps) * 1e3:.1f})")
     print(f"  an empty fabric's start    {statistics.median(starts) * 1e3:7.1f} ms")
     print(f"  ratio                      {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    print(f"  pause of a planned restart {statistics.median(pauses) * 1e3:7.1f} ms  (up to {max(pauses) * 1e3:.1f})")
 
 
 def main() -> None:

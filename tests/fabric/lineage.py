@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from famezd.client import Peer
@@ -9,6 +10,26 @@ from famezd.fabric.settings import Settings
 from famezd.protocol import marked
 from famezd.stats import IN_FLIGHT
 from tests.fabric.workers import Raw, Worker
+
+
+def prepared(worker: Worker, folder: Path, settings: Settings | None = None) -> Worker:
+    """A successor, with these settings if any are given, that waits only for the end of `worker`, which holds."""
+    worker.order("hold")
+    worker.await_answer("hold")
+    successor = Worker(settings or worker.settings, folder, kept=worker.kept, orders=["wait"])
+    successor.await_answer("wait")
+    return successor
+
+
+def handed_over(worker: Worker, successor: Worker) -> Worker:
+    """The successor, which serves."""
+    worker.order("park")
+    worker.await_answer("park")
+    successor.order("go")
+    successor.ready()
+    # It waits for the end of its supervisor's patience.
+    worker.kill()
+    return successor
 
 
 class Lineage:
@@ -37,6 +58,15 @@ class Lineage:
         self.worker.ready()
         assert "Traceback" not in self.worker.log
         assert "personality failed" not in self.worker.log
+
+    def hand_over(self, settings: Settings, meanwhile: Callable[[], object]) -> None:
+        """Another worker takes over from the one that serves; `meanwhile` is done when both are there."""
+        old = self.worker
+        successor = prepared(old, self._folder, settings)
+        meanwhile()
+        self.worker, self.settings = handed_over(old, successor), settings
+        old.close()
+        assert "Traceback" not in self.worker.log
 
     def join(self) -> Peer:
         """A peer of the client library, which has been sent its whole set-up, and the worker knows that."""

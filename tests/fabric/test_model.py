@@ -171,6 +171,18 @@ class Fabrics(RuleBasedStateMachine):
         self._somebody_serves()
 
     @precondition(lambda self: self.serving)
+    @rule(rings=st.lists(st.tuples(ANYONE, ANYONE, A_VECTOR), max_size=8), mode=st.sampled_from((0o600, 0o660)))
+    def hand_over(self, rings: list[tuple[int, int, int]], mode: int) -> None:
+        """A planned restart, and what a reload does, too: the successor's settings may be others."""
+
+        def meanwhile() -> None:
+            for who, whom, vector in rings:
+                self.ring(who, whom, vector, 1)
+
+        self.lineage.hand_over(self.lineage.settings._replace(socket_mode=mode), meanwhile)
+        self._somebody_serves()
+
+    @precondition(lambda self: self.serving)
     @rule(moment=st.sampled_from(("at once", "when it is a member", "when it was sent something")))
     def join_amid_a_kill(self, moment: str) -> None:
         if len(self.members) == PEERS:

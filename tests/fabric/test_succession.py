@@ -14,27 +14,8 @@ from famezd.fabric.worker import START_FAILED
 from famezd.mailbox import Slots
 from famezd.switch.genz import QUEUED
 from tests.fabric.conftest import Kind, Start, settings
+from tests.fabric.lineage import handed_over, prepared
 from tests.fabric.workers import GENZ, Raw, Worker
-
-
-def prepared(worker: Worker, folder: Path) -> Worker:
-    """A successor that waits only for the end of `worker`, which holds."""
-    worker.order("hold")
-    worker.await_answer("hold")
-    successor = Worker(worker.settings, folder, kept=worker.kept, orders=["wait"])
-    successor.await_answer("wait")
-    return successor
-
-
-def handed_over(worker: Worker, successor: Worker) -> Worker:
-    """The successor, which serves."""
-    worker.order("park")
-    worker.await_answer("park")
-    successor.order("go")
-    successor.ready()
-    # It waits for the end of its supervisor's patience.
-    worker.kill()
-    return successor
 
 
 def rings_all(worker: Worker, peers: list[Raw]) -> None:
@@ -160,11 +141,7 @@ def test_a_new_path_for_the_socket_leaves_who_is_there_alone(start: Start, folde
     worker = start()
     peers = [worker.join() for _ in range(2)]
     moved = settings(folder, socket=str(folder / "elsewhere"))
-    worker.order("hold")
-    worker.await_answer("hold")
-    successor = Worker(moved, folder, kept=worker.kept, orders=["wait"])
-    successor.await_answer("wait")
-    with handed_over(worker, successor):
+    with handed_over(worker, prepared(worker, folder, moved)) as successor:
         rings_all(successor, [*peers, successor.join()])
 
 

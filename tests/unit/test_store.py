@@ -1,0 +1,200 @@
+"""What is left with the manager, and what the next famezd finds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from famezd.config import load
+from famezd.notify import Manager, NotifySocket
+from famezd.supervisor.accepted import Accepted, at_start, keep, recall
+from famezd.supervisor.store import Store
+from tests.unit.test_worker_log import write_config
+
+
+class Systemd:
+    """Keeps what it is told to, by name, and hands it to whoever comes next."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._socket = NotifySocket(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", self._socket.path)
+        self.kept: dict[str, list[int]] = {}
+        self._managers: list[Manager] = []
+        self._stores: list[Store] = []
+
+    def hear(self) -> dict[str, list[int]]:
+        """Does what it was told so far; returns what it keeps."""
+        while True:
+            try:
+                told = self._socket.receive()
+            except BlockingIOError:
+                return self.kept
+            if told.assignments.get("FDSTORE") == "1":
+                assert told.assignments["FDPOLL"] == "0"
+                self.kept.setdefault(told.assignments["FDNAME"], []).extend(told.descriptors)
+            elif told.assignments.get("FDSTOREREMOVE") == "1":
+                for descriptor in self.kept.pop(told.assignments["FDNAME"], ()):
+                    os.close(descriptor)
+
+    def start(self) -> Store:
+        """The store of a famezd that is started now."""
+        given = {name: [os.dup(fd) for fd in fds] for name, fds in self.hear().items()}
+        self._managers.append(Manager())
+        self._stores.append(Store(self._managers[-1], given))
+        return self._stores[-1]
+
+    def close(self) -> None:
+        for store in self._stores:
+            for name in store.fabrics:
+                store.shelf(name).discard("/nonexistent")
+            store.forget_config()
+        self.hear()
+        for fds in self.kept.values():
+            for fd in fds:
+                os.close(fd)
+        self._socket.close()
+        for manager in self._managers:
+            assert manager._socket is not None
+            manager._socket.close()
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
+    systemd = Systemd(tmp_path / "notify", monkeypatch)
+    yield systemd
+    systemd.close()
+
+
+def a_file(text: bytes = b"") -> int:
+    descriptor = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(descriptor, text)
+    return descriptor
+
+
+@pytest.mark.parametrize("fabric", ["lab", "a.b", "config", "lab.socket", "ark.0.0"])
+def test_what_a_fabric_left_is_found_under_its_name(systemd: Systemd, fabric: str) -> None:
+    shelf = systemd.start().shelf(fabric)
+    shelf.keep("stats", [a_file(b"counters")])
+    shelf.keep("ark.12.0", [a_file(b"one end"), a_file(b"the other")])
+    assert set(systemd.hear()) == {f"{fabric}.stats", f"{fabric}.ark.12.0"}
+    found = systemd.start()
+    assert found.fabrics == [fabric]
+    kept = found.shelf(fabric).kept
+    assert {name: [os.pread(fd, 99, 0) for fd in fds] for name, fds in kept.items()} == {
+        "stats": [b"counters"],
+        "ark.12.0": [b"one end", b"the other"],
+    }
+
+
+def test_what_takes_the_place_of_another_is_kept_alone(systemd: Systemd) -> None:
+    shelf = systemd.start().shelf("lab")
+    for text in (b"old", b"new"):
+        shelf.keep("stats", [a_file(text)])
+    assert [os.pread(fd, 99, 0) for fd in systemd.hear()["lab.stats"]] == [b"new"]
+    shelf.forget("stats")
+    shelf.forget("stats")
+    assert systemd.hear() == {}
+
+
+def test_an_end_removes_the_files_that_are_still_its_own(systemd: Systemd, tmp_path: Path) -> None:
+    for foreign in (False, True):
+        shelf = systemd.start().shelf("lab")
+        path, memory = tmp_path / "lab.sock", tmp_path / "memory"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        shelf.keep("socket", [listener.detach()])
+        shelf.keep("mailbox", [os.open(memory, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)])
+        if foreign:
+            # Kept beside it: else the new file could be given the number of the one before.
+            path.rename(tmp_path / "was.sock")
+            path.touch()
+            memory.unlink()
+            memory.touch()
+        shelf.discard(str(memory))
+        assert path.exists() == foreign
+        assert memory.exists() == foreign
+        assert systemd.hear() == {}
+
+
+def test_a_socket_that_moved_leaves_nothing_where_it_was(systemd: Systemd, tmp_path: Path) -> None:
+    shelf = systemd.start().shelf("lab")
+    for name in ("before", "after"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / name))
+        shelf.keep("socket", [listener.detach()])
+    assert not (tmp_path / "before").exists()
+    assert stat.S_ISSOCK((tmp_path / "after").stat().st_mode)
+
+
+def test_sockets_that_systemd_opened_are_no_fabrics(systemd: Systemd) -> None:
+    manager = Manager()
+    store = Store(manager, {"http": [a_file()], "lab.stats": [a_file()]})
+    assert store.fabrics == ["lab"]
+    assert list(store.others) == ["http"]
+    store.shelf("lab").discard("/nonexistent")
+    os.close(store.others["http"][0])
+    assert manager._socket is not None
+    manager._socket.close()
+
+
+def test_the_newest_configuration_counts(systemd: Systemd) -> None:
+    store = systemd.start()
+    assert store.config is None
+    for text in ("first", "second"):
+        store.keep_config(text)
+    assert list(systemd.hear()) == ["config.1"]
+    successor = systemd.start()
+    assert successor.config == "second"
+    successor.keep_config("third")
+    # A famezd that was killed between the two steps left both.
+    assert systemd.start().config == "third"
+
+
+# What is served at a start
+
+
+def test_an_accepted_configuration_comes_back_as_it_was(systemd: Systemd, tmp_path: Path) -> None:
+    path = write_config(tmp_path, lab="peers: 3\nsocket: {mode: 0600}\nmailbox: {size: 64K}", other="")
+    config = load(path)
+    keep(Accepted(config=config), systemd.start())
+    systemd.hear()
+    assert recall(systemd.start()) == Accepted(config=config)
+
+
+def test_mistakes_leave_the_configuration_that_was_accepted(systemd: Systemd, tmp_path: Path) -> None:
+    path = write_config(tmp_path, lab="peers: 3")
+    accepted, refused = at_start(path, systemd.start())
+    assert refused is None
+    keep(accepted, systemd.start())
+    (tmp_path / "fabrics.d" / "lab.yaml").write_text("peers: none")
+    systemd.hear()
+    found, refused = at_start(path, systemd.start())
+    assert found == accepted
+    assert refused is not None
+    assert [problem.key for problem in refused.problems] == ["peers"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "no JSON", '{"config": {"fabrics": {}, "unheard_of": 1}}'])
+def test_what_another_version_kept_may_be_of_no_use(systemd: Systemd, text: str) -> None:
+    systemd.start().keep_config(text)
+    systemd.hear()
+    assert recall(systemd.start()) is None
+
+
+def test_what_waited_for_a_restart_waits_after_a_crash_unless_it_was_changed_again(
+    systemd: Systemd, tmp_path: Path
+) -> None:
+    path = write_config(tmp_path, lab="peers: 3", other="peers: 3")
+    served = load(path).fabrics
+    for name in served:
+        (tmp_path / "fabrics.d" / f"{name}.yaml").write_text("peers: 7")
+    keep(Accepted(config=load(path), served=served), systemd.start())
+    systemd.hear()
+    (tmp_path / "fabrics.d" / "other.yaml").write_text("peers: 8")
+    found, _ = at_start(path, systemd.start())
+    assert [found.fabric(name).peers for name in ("lab", "other")] == [3, 8]
