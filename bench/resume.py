@@ -2,8 +2,8 @@
 
 The worker of a full fabric is killed, and at once one peer rings another; the gap is the time until the doorbell is
 delivered, by the successor. Beside it stands what a start costs at all: until a new worker with nobody on its fabric
-serves. Only the ratio is a claim. Then the same fabric is restarted as planned, as by `famezctl restart`, while one peer
-rings another over and over: the pause is the longest that it waits for a doorbell.
+serves. Only the ratio is a claim. Then the same fabric is restarted as planned, while one peer rings another over and
+over: the pause is the longest that it waits for a doorbell.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
