@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import select
 import socket
@@ -19,7 +18,7 @@ from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
 from famezd.fabric.listener import Credentials, credentials
 from famezd.fabric.peer import Peer, program, room
-from famezd.fabric.relay import Relay, SwitchDoorbell
+from famezd.fabric.relay import Relay
 from famezd.fabric.settings import Settings
 from famezd.fabric.wiring import Direct, Relayed, Wiring
 from famezd.mailbox import Memory, outliving_memory
@@ -172,7 +171,7 @@ class Fabric:
         # Before the personality is asked anything: what it rings is in flight, too.
         self.relay.redeliver()
         self._call_switch(self._personality.resumed, [member.id for member in self.members.values()])
-        self.relay.for_switch += itertools.starmap(SwitchDoorbell, self._unanswered())
+        self.relay.for_switch |= {(row, vector): rings for row, vector, rings in self._unanswered()}
         self._tell_switch()
         # Before anybody is sent anything, or leaves: an untidy ledger takes nothing down.
         self._tidy()
@@ -638,8 +637,8 @@ class Fabric:
         if self._held:
             # They stay unanswered on the page, where a successor finds them.
             return
-        doorbells, self.relay.for_switch = self.relay.for_switch, []
-        for row, vector, rings in doorbells:
+        doorbells, self.relay.for_switch = self.relay.for_switch, {}
+        for (row, vector), rings in doorbells.items():
             peer = self._page.last_id(row) if self._known_ringers else None
             self._call_switch(self._personality.doorbell, peer, vector, rings)
             self._page.answered(row, vector, rings)

@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable
 from types import FrameType
-from typing import Final, NamedTuple
+from typing import Final
 
 from famezd.stats import COUNT_LIMIT, IN_FLIGHT, WORD, Page
 
@@ -45,15 +45,6 @@ class Stalled(BaseException):
     """Raised by the timer signal inside a write that stands still."""
 
 
-class SwitchDoorbell(NamedTuple):
-    """The switch was rung."""
-
-    row: int
-    """Of the stats page: whose bell it was."""
-    vector: int
-    rings: int
-
-
 class Relay:
     """All bells that the worker watches, and where each one leads."""
 
@@ -73,8 +64,11 @@ class Relay:
         self._stalled = stalled
         self._watchman = _Watchman(page.words)
         self._wary_until = 0.0
-        self.for_switch: list[SwitchDoorbell] = []
-        """Doorbells to the switch since this was last emptied."""
+        self.for_switch: dict[tuple[int, int], int] = {}
+        """How often the switch was rung since this was last emptied, by the stats page's row and the vector.
+
+        Summed up: who rings faster than the switch can hear must not make this grow.
+        """
 
     def __len__(self) -> int:
         """How many bells there are."""
@@ -244,7 +238,8 @@ class Relay:
         count = self._words[IN_FLIGHT]
         if eventfd == SWITCH:
             row = (counter - self._shape.doorbells_at) // len(self._receivers)
-            self.for_switch.append(SwitchDoorbell(row, receiver % self._shape.vectors, count))
+            bell = row, receiver % self._shape.vectors
+            self.for_switch[bell] = self.for_switch.get(bell, 0) + count
         elif eventfd == EMPTY:
             self._words[self._dropped] += count
         else:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from famezd.fabric import relay
-from famezd.fabric.relay import EMPTY, SHARE, STALL, SWITCH, Relay, SwitchDoorbell
+from famezd.fabric.relay import EMPTY, SHARE, STALL, SWITCH, Relay
 from famezd.stats import ANYBODY, COUNT_LIMIT, IN_FLIGHT, SWITCH_ROW, InFlight, Page, Shape
 from tests.unit.conftest import wait_until
 from tests.unit.relay_process import connect, resume
@@ -156,7 +156,7 @@ def test_doorbells_to_the_switch_wait_for_it_with_ringer_vector_and_count(rig: R
     for n, bell in enumerate(bells, 6):
         os.eventfd_write(bell, n)
     rig.turn()
-    assert sorted(rig.relay.for_switch) == [SwitchDoorbell(0, 0, 7), SwitchDoorbell(2, 1, 6)]
+    assert rig.relay.for_switch == {(0, 0): 7, (2, 1): 6}
     assert (rig.count(2, 3, 1), rig.count(0, 3, 0)) == (6, 7)
     assert rig.page.totals()["dropped"] == 0
 
@@ -209,7 +209,7 @@ def test_on_a_direct_fabric_only_doorbells_to_and_from_the_switch_are_counted(ev
     os.eventfd_write(bell, 2)
     rig.turn()
     rig.relay.ring(SWITCH_ROW, 0, 0)
-    assert rig.relay.for_switch == [SwitchDoorbell(ANYBODY, 1, 2)]
+    assert rig.relay.for_switch == {(ANYBODY, 1): 2}
     assert (rig.count(ANYBODY, 3, 1), rig.count(SWITCH_ROW, 0, 0), rings(receiver)) == (2, 1, 1)
     assert sum(rig.page.doorbells()) == 3
     rig.close()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from famezd.fabric.relay import Relay, SwitchDoorbell
+from famezd.fabric.relay import Relay
 from famezd.fabric.wiring import Direct, Relayed, Wiring
 from famezd.protocol import Descriptor
 from famezd.stats import ANYBODY, Page, Shape
@@ -155,7 +155,7 @@ def test_relayed_doorbells_to_the_switch_come_with_their_ringers_row(relayed: Ri
     wiring.open(1)
     ring(wiring.bells(1, THE_SWITCH), 2, 3)
     relayed.turn()
-    assert sorted(relayed.relay.for_switch) == [SwitchDoorbell(1, 0, 2), SwitchDoorbell(1, 1, 3)]
+    assert relayed.relay.for_switch == {(1, 0): 2, (1, 1): 3}
 
 
 def test_what_a_leaver_rang_is_passed_on_and_its_eventfds_are_closed(relayed: Rig) -> None:
@@ -167,7 +167,7 @@ def test_what_a_leaver_rang_is_passed_on_and_its_eventfds_are_closed(relayed: Ri
     ring(wiring.bells(0, THE_SWITCH), 0, 1)
     wiring.close(0)
     assert [rings(fd) for fd in receivers] == [3, 0]
-    assert relayed.relay.for_switch == [SwitchDoorbell(0, 1, 1)]
+    assert relayed.relay.for_switch == {(0, 1): 1}
     assert open_descriptors() == before
 
 
@@ -297,7 +297,7 @@ def test_direct_doorbells_to_the_switch_are_counted_as_anybodys(direct: Rig) -> 
     assert same_files(bells, wiring.bells(1, THE_SWITCH))
     ring(bells, 0, 3)
     direct.turn()
-    assert direct.relay.for_switch == [SwitchDoorbell(ANYBODY, 1, 3)]
+    assert direct.relay.for_switch == {(ANYBODY, 1): 3}
     assert direct.count(ANYBODY, THE_SWITCH, 1) == sum(direct.page.doorbells()) == 3
 
 
