@@ -6,7 +6,6 @@ never announcing anything after the set-up; fresh ports by giving no id that a c
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -61,9 +60,8 @@ class FreshIds:
         self._cursor = 0
         self._clock = 0
         self._joined: dict[PeerId, int] = {}
-        # Departures in order, as (when, id), and their ids:
-        self._departures: deque[tuple[int, PeerId]] = deque()
-        self._departed: set[PeerId] = set()
+        # When each id departed last, in that order.
+        self._departed: dict[PeerId, int] = {}
 
     def take(self) -> PeerId | None:
         """The next id, None if all are taken or remembered."""
@@ -83,14 +81,15 @@ class FreshIds:
         """The peer has left; who is connected has seen it, or may have."""
         self._joined.pop(peer, None)
         self._clock += 1
-        self._departures.append((self._clock, peer))
-        self._departed.add(peer)
+        # What a successor relives may hold an older departure of the same id.
+        self._departed.pop(peer, None)
+        self._departed[peer] = self._clock
 
     def history(self) -> list[Coming]:
         """What a successor has to `relive` to obey the law as well, in order."""
         self._forget()
         joins = [(when, Coming(peer, came=True)) for peer, when in self._joined.items()]
-        departures = [(when, Coming(peer, came=False)) for when, peer in self._departures]
+        departures = [(when, Coming(peer, came=False)) for peer, when in self._departed.items()]
         return [coming for _, coming in sorted(joins + departures)]
 
     def relive(self, comings: Iterable[Coming]) -> None:
@@ -106,5 +105,5 @@ class FreshIds:
     def _forget(self) -> None:
         # Peers are in the order of their joins, so the first is the one with the longest memory.
         oldest = next(iter(self._joined.values()), self._clock + 1)
-        while self._departures and self._departures[0][0] < oldest:
-            self._departed.discard(self._departures.popleft()[1])
+        while self._departed and next(iter(self._departed.values())) < oldest:
+            del self._departed[next(iter(self._departed))]

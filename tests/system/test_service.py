@@ -57,7 +57,8 @@ def read_all(notifications: NotifySocket, process: subprocess.Popen[str]) -> Ite
             assert ready, "no news"
             try:
                 while True:
-                    yield notifications.receive()
+                    with closing(notifications.receive()) as notification:
+                        yield notification
             except BlockingIOError:
                 if pidfd in ready:
                     return

@@ -188,3 +188,11 @@ def test_who_was_there_when_somebody_left_remembers_it_under_a_successor() -> No
     ids.release(PeerId(0))
     # 2 joined after that, and has seen 0 depart.
     assert [ids.take(), ids.take()] == [1, None]
+
+
+def test_an_id_that_departed_twice_is_remembered_by_who_saw_the_second_departure() -> None:
+    """A successor may read of the first one, too: the ark keeps it until it is packed."""
+    ids = FreshIds(range(3))
+    ids.relive([Coming(PeerId(1), came=False), Coming(PeerId(0), came=True), Coming(PeerId(1), came=True)])
+    ids.release(PeerId(1))
+    assert [ids.take(), ids.take()] == [2, None]

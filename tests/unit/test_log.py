@@ -31,20 +31,20 @@ def standard_error(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def logged() -> Iterator[int]:
-    """The reading end of a pipe that is standard error, whose writers do not wait.
+def logged() -> Iterator[tuple[int, Log]]:
+    """The reading end of a pipe that is standard error, whose writers do not wait, and a log that goes there.
 
     No fixture: pytest sets standard error anew after those.
     """
     reading, writing = os.pipe2(os.O_NONBLOCK)
-    with closing(reading, writing), standard_error(writing):
-        yield reading
+    with closing(reading, writing), standard_error(writing), contextlib.closing(Log()) as log:
+        yield reading, log
 
 
 def test_a_line_has_its_priority_its_event_and_its_fields() -> None:
-    with logged() as pipe:
-        Log().say(INFO, "peer joined", peer=3, pid=4242)
-        Log().say(ERROR, "fabric cannot serve")
+    with logged() as (pipe, log):
+        log.say(INFO, "peer joined", peer=3, pid=4242)
+        log.say(ERROR, "fabric cannot serve")
         assert os.read(pipe, 1000) == b"<6>peer joined\tpeer=3 pid=4242\n<3>fabric cannot serve\n"
         assert (DEBUG, INFO, WARNING, ERROR) == (7, 6, 4, 3)
 
@@ -65,22 +65,22 @@ def test_a_line_has_its_priority_its_event_and_its_fields() -> None:
     ],
 )
 def test_a_value_is_quoted_where_it_could_be_misread(value: object, written: str) -> None:
-    with logged() as pipe:
-        Log().say(INFO, "event", value=value)
+    with logged() as (pipe, log):
+        log.say(INFO, "event", value=value)
         assert os.read(pipe, 1000) == f"<6>event\tvalue={written}\n".encode()
 
 
 def test_an_event_is_one_line_and_any_text_can_be_written() -> None:
-    with logged() as pipe:
-        Log().say(INFO, "cannot\n\tload \udcff")
+    with logged() as (pipe, log):
+        log.say(INFO, "cannot\n\tload \udcff")
         assert os.read(pipe, 1000) == b"<6>cannot  load \\udcff\n"
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(), max_size=4))
 def test_any_values_are_read_back_as_they_were(fields: dict[str, str]) -> None:
     reading, writing = os.pipe()
-    with closing(reading, writing), standard_error(writing):
-        Log().say(WARNING, "peer refused: raise it with LimitNOFILE=9", **{f"f_{k}": v for k, v in fields.items()})
+    with closing(reading, writing), standard_error(writing), contextlib.closing(Log()) as log:
+        log.say(WARNING, "peer refused: raise it with LimitNOFILE=9", **{f"f_{k}": v for k, v in fields.items()})
         line = os.read(reading, 65536).decode()
     assert line.endswith("\n")
     assert line.count("\n") == 1
@@ -90,15 +90,15 @@ def test_any_values_are_read_back_as_they_were(fields: dict[str, str]) -> None:
 
 def test_a_terminal_sees_no_priority() -> None:
     controlling, terminal = os.openpty()
-    with closing(controlling, terminal), standard_error(terminal):
-        Log().say(INFO, "peer joined", peer=3)
+    with closing(controlling, terminal), standard_error(terminal), contextlib.closing(Log()) as log:
+        log.say(INFO, "peer joined", peer=3)
         assert os.read(controlling, 1000) == b"peer joined peer=3\r\n"
 
 
 def test_a_full_pipe_loses_lines_and_the_next_that_fits_says_how_many() -> None:
-    with logged() as pipe:
+    with logged() as (pipe, log):
         fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 4096)
-        log, said = Log(), 0
+        said = 0
         while not log._lost:
             log.say(INFO, "x" * 100)
             said += 1
@@ -113,8 +113,7 @@ def test_a_full_pipe_loses_lines_and_the_next_that_fits_says_how_many() -> None:
 def test_a_log_without_a_reader_stops_nobody() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with closing(writing), standard_error(writing):
-        log = Log()
+    with closing(writing), standard_error(writing), contextlib.closing(Log()) as log:
         log.say(INFO, "peer joined")
         log.say(INFO, "peer joined")
     assert log._lost == 2
@@ -123,8 +122,7 @@ def test_a_log_without_a_reader_stops_nobody() -> None:
 def test_a_reader_that_stops_reading_is_not_waited_for() -> None:
     """A pipe that blocks whoever writes to it is what a shell gives; it is the shell's, and stays as it is."""
     reading, writing = os.pipe()
-    with closing(reading, writing), standard_error(writing):
-        log = Log()
+    with closing(reading, writing), standard_error(writing), contextlib.closing(Log()) as log:
         while not log._lost:
             log.say_as(str(time.monotonic_ns()), INFO, "x" * 1000)
         assert os.get_blocking(writing)
@@ -149,8 +147,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_of_a_flood_so_much_is_written_and_then_how_much_was_not(clock: list[float]) -> None:
-    with logged() as pipe:
-        log = Log()
+    with logged() as (pipe, log):
         log.say(WARNING, "fabric serves")
         for i in range(LINES + 5):
             log.say(INFO if i else WARNING, f"peer refused: for reason {i}", uid=i)
@@ -170,8 +167,7 @@ def test_of_a_flood_so_much_is_written_and_then_how_much_was_not(clock: list[flo
 
 
 def test_who_goes_on_says_first_what_was_left_out(clock: list[float]) -> None:
-    with logged() as pipe:
-        log = Log()
+    with logged() as (pipe, log):
         for second in range(3):
             for i in range(LINES + 1):
                 log.say(INFO, "peer joined", peer=i)
@@ -182,8 +178,7 @@ def test_who_goes_on_says_first_what_was_left_out(clock: list[float]) -> None:
 
 
 def test_kinds_that_never_end_are_forgotten(clock: list[float]) -> None:
-    with logged() as pipe:
-        log = Log()
+    with logged() as (pipe, log):
         for i in range(20 * KINDS):
             clock[0] += 0.1
             log.say(INFO, f"plug-in says {i}")
@@ -200,8 +195,7 @@ def test_kinds_that_never_end_are_forgotten(clock: list[float]) -> None:
 
 
 def test_a_personality_is_one_kind_whatever_it_says() -> None:
-    with logged() as pipe:
-        log = Log()
+    with logged() as (pipe, log):
         for i in range(2 * LINES):
             log.say_as("personality", INFO, f"says {i}", priority=i, kind=i, event=i)
         assert os.read(pipe, 65536).count(b"says") == LINES
