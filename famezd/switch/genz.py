@@ -42,6 +42,7 @@ class Genz(Personality):
 
     first_id = 1
     fixed_ids = True
+    has_slots = True
     is_peer = True
 
     @classmethod

@@ -38,6 +38,8 @@ class Personality:
     """The id of the first port."""
     fixed_ids: ClassVar[bool] = False
     """Whether ids are good for `peers` ids from the first on only, because each has its place in the mailbox."""
+    has_slots: ClassVar[bool] = False
+    """Whether the mailbox is laid out in slots (see `famezd.mailbox`), through which peers send each other messages."""
     is_peer: ClassVar[bool] = False
     """Whether the switch is itself a peer: announced to newcomers, with the id after the last port's."""
 
