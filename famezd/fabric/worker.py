@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
-from famezd.fabric.fabric import Fabric
+from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.ledger import LAYOUT, charter
 from famezd.fabric.listener import give_socket, listen
 from famezd.fabric.settings import Settings, parse
@@ -70,6 +70,7 @@ class Worker:
         _raise_limit(settings.descriptors(switch=personality.is_peer))
         given = inherited()
         self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
+        self._manager.confirms = self._supervisor is not None
         succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
         ark = Ark(self._manager, given) if self._manager.listens else None
         page = self._find_page(given, personality)
@@ -289,6 +290,9 @@ class Worker:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
+            if not self._fabric.can_change():
+                self._pause_accepting(FROZEN)
+                return
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
@@ -298,10 +302,13 @@ class Worker:
                     # The newcomer is gone already.
                     continue
                 self._log.say(log.ERROR, f"newcomers have to wait: {e.strerror}")
-                self._fabric.epoll.unregister(self._listener)
-                self._accept_again_at = time.monotonic() + _PAUSE
+                self._pause_accepting(_PAUSE)
                 return
             self._fabric.join(connection)
+
+    def _pause_accepting(self, seconds: float) -> None:
+        self._fabric.epoll.unregister(self._listener)
+        self._accept_again_at = time.monotonic() + seconds
 
     def _tick(self, now: float) -> float:
         deadline = self._fabric.deadline
