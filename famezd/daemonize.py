@@ -144,9 +144,9 @@ def _settle(caller: FileIO, log: DaemonLog) -> None:
         raise DaemonError("who started it has not waited for it") from e
     caller.close()
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(log.fileno() if isinstance(log, LogFile) else nowhere, sys.stderr.fileno())
+    os.dup2(log.fileno() if isinstance(log, LogFile) else nowhere, 2)
     os.close(nowhere)
-    sys.stderr = log.as_text()
+    sys.stderr = log.text
 
 
 def _program() -> str:

@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from abc import abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, TextIO
 
 from famezd.errors import FamezError
@@ -47,8 +48,9 @@ class DaemonLog(io.RawIOBase):
             self._line(int(priority[1]) if priority else None, line[3:] if priority else line)
         return len(text)
 
-    def as_text(self) -> TextIO:
-        """A stream like standard error that writes here."""
+    @cached_property
+    def text(self) -> TextIO:
+        """A stream like standard error that writes here; one only, since its end is the log's."""
         return io.TextIOWrapper(
             self,  # type: ignore[type-var]  # it has all that is used
             encoding="utf-8",
