@@ -137,16 +137,16 @@ def _detached(caller: FileIO, pid_file: Path | None, log: DaemonLog) -> Iterator
 
 
 def _settle(caller: FileIO, log: DaemonLog) -> None:
-    """Tells the caller that we serve, and lets go of its terminal."""
+    """Lets go of the caller's terminal, and tells the caller that we serve."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(log.fileno() if isinstance(log, LogFile) else nowhere, 2)
+    os.close(nowhere)
+    sys.stderr = log.text
     try:
         caller.write(bytes([os.EX_OK]))
     except BrokenPipeError as e:
         raise DaemonError("who started it has not waited for it") from e
     caller.close()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(log.fileno() if isinstance(log, LogFile) else nowhere, 2)
-    os.close(nowhere)
-    sys.stderr = log.text
 
 
 def _program() -> str:

@@ -60,10 +60,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> int:
     """Serves, in a daemon or here; returns the exit status."""
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args()
     try:
-        settings = _settings(options)
+        settings = worker_settings(options)
     except argparse.ArgumentTypeError as e:
         parser.error(str(e))
     try:
@@ -113,7 +113,7 @@ def _fail(error: Exception) -> int:
     return FAILED
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def worker_settings(options: argparse.Namespace) -> Settings:
     """What the worker is told; raises argparse.ArgumentTypeError for options that do not go together."""
     genz = options.personality == "genz"
     reference = PERSONALITIES[options.personality]
@@ -159,7 +159,8 @@ def _size(options: argparse.Namespace, personality: type[Personality], peers: in
     return max(least, 1 << (size - 1).bit_length())
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What reads the options."""
     parser = _Parser(
         prog="famez-server",
         description="Serve one ivshmem fabric: doorbells and shared memory between virtual machines and programs.",
