@@ -128,6 +128,9 @@ def grow(backing: Backing) -> None:
             lock = claim(descriptor, backing.path)
             try:
                 _allocate(descriptor, backing)
+            except MailboxError:
+                os.ftruncate(descriptor, found.st_size)
+                raise
             finally:
                 os.close(lock)
     finally:

@@ -124,19 +124,20 @@ def worker_settings(options: argparse.Namespace) -> Settings:
         raise argparse.ArgumentTypeError(f"{ {'peers': '--nClients', 'vectors': '-n'}[key] }: {mistake}")
     if options.no_recycle and not genz:
         raise argparse.ArgumentTypeError("--norecycle is for --personality genz: else ids are never recycled early")
+    backing, path = options.memory
     umask = os.umask(0)
     os.umask(umask)
     return Settings(
         name="server",
         socket=options.socket,
-        memory=options.directory or options.memory,
+        memory=path,
         size=_size(options, personality, peers),
         personality=reference,
         peers=peers,
         vectors=vectors,
         doorbells="direct",
         ports="sticky" if genz and not options.no_recycle else "fresh",
-        backing="shm" if options.directory is None else "unlinked",
+        backing=backing,
         # As the stock server makes them: peers get the memory from it, not by its name.
         memory_mode=0o600,
         socket_mode=0o777 & ~umask,
@@ -149,13 +150,13 @@ def _size(options: argparse.Namespace, personality: type[Personality], peers: in
     size: int = options.size or needed or DEFAULT_SIZE
     if size < needed:
         raise argparse.ArgumentTypeError(f"-l: {peers} peers need at least {needed} bytes, not {size}")
-    least = PAGE
-    if options.directory is not None:
+    least, (backing, path) = PAGE, options.memory
+    if backing == "unlinked":
         try:
             # The pages of hugetlbfs are large.
-            least = max(least, os.statvfs(options.directory).f_bsize)
+            least = max(least, os.statvfs(path).f_bsize)
         except OSError as e:
-            raise argparse.ArgumentTypeError(f"-m: cannot use {options.directory}: {e.strerror}") from e
+            raise argparse.ArgumentTypeError(f"-m: cannot use {path}: {e.strerror}") from e
     return max(least, 1 << (size - 1).bit_length())
 
 
@@ -187,20 +188,20 @@ def make_parser() -> argparse.ArgumentParser:
         default="/tmp/ivshmem_socket",  # noqa: S108 (the stock server's)
         help="the socket to listen on (default: %(default)s)",
     )
-    memory = parser.add_mutually_exclusive_group()
-    memory.add_argument(
+    add(
         "-M",
         dest="memory",
-        type=_shm_name,
+        type=_shm,
         metavar="NAME",
         default="ivshmem",
         help="the POSIX shared memory, one that is there is used (default: %(default)s)",
     )
-    memory.add_argument(
+    add(
         "-m",
-        dest="directory",
-        type=os.path.abspath,
+        dest="memory",
+        type=_directory,
         metavar="DIR",
+        default=argparse.SUPPRESS,
         help="a directory, such as one of hugetlbfs, for shared memory without a name",
     )
     add(
@@ -239,11 +240,17 @@ def _path(text: str) -> Path:
     return Path(text).absolute()
 
 
-def _shm_name(text: str) -> str:
+def _shm(text: str) -> tuple[str, str]:
+    """Backing and path of POSIX shared memory."""
     name = text.removeprefix("/")
     if name in ("", ".", "..") or "/" in name or len(os.fsencode(name)) > 255:
         raise argparse.ArgumentTypeError(f"must be a name in {SHM}, perhaps with one / in front, not {text!r}")
-    return f"{SHM}/{name}"
+    return "shm", f"{SHM}/{name}"
+
+
+def _directory(text: str) -> tuple[str, str]:
+    """Backing and directory of memory without a name."""
+    return "unlinked", os.path.abspath(text)
 
 
 def _bytes(text: str) -> int:

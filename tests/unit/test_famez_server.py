@@ -75,8 +75,9 @@ def test_memory_without_a_name_is_made_in_a_directory() -> None:
     assert settings("-m", "/dev/shm", "-l", "1").size == os.statvfs("/dev/shm").f_bsize
 
 
-def test_memory_is_in_one_place_only(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "-m", "/dev/shm", "-M", "name") == "argument -M: not allowed with argument -m"
+def test_of_two_places_for_the_memory_the_last_counts() -> None:
+    assert settings("-m", "/dev/shm", "-M", "name").memory == "/dev/shm/name"
+    assert settings("-M", "name", "-m", "/dev/shm").backing == "unlinked"
 
 
 @pytest.mark.parametrize("vectors", ["0", "-1", "2049", "many", "1e1"])
@@ -97,7 +98,7 @@ def test_options_may_be_written_together() -> None:
 
 def test_paths_are_those_of_the_caller() -> None:
     options = make_parser().parse_args(["-S", "s", "-p", "p", "-m", "m", "-L", "l"])
-    found = [options.socket, str(options.pid_file), options.directory, options.logfile]
+    found = [options.socket, str(options.pid_file), options.memory[1], options.logfile]
     assert found == [os.path.join(os.getcwd(), name) for name in "spml"]
 
 
