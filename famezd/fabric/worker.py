@@ -31,7 +31,7 @@ from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.ledger import LAYOUT, charter
-from famezd.fabric.listener import give_socket, listen
+from famezd.fabric.listener import give_socket, identity, listen, unlink
 from famezd.fabric.settings import Settings, parse
 from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
 from famezd.notify import Manager, inherited
@@ -82,11 +82,18 @@ class Worker:
         self._page = page or self._make_page(personality)
         if misfits != []:
             self._abandon_mailbox(given, (former or {}).get("memory", settings.memory))
+        self._made_mailbox = False
         self._mailbox = self._open_mailbox(given)
         own = {"page": str(self._page.identity), **settings.fixed}
         self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, charter=own, logger=logger)
         self._signals = _catch_signals()
-        self._listener, bound = self._open_listener(given)
+        try:
+            self._listener, bound = self._open_listener(given)
+        except FamezError:
+            if self._made_mailbox and not self._manager.listens:
+                discard(self._mailbox, settings.memory)
+            raise
+        self._bound = identity(settings.socket)
         if bound and not succeeding:
             self._manager.store(SOCKET, [self._listener.fileno()])
         self._board(misfits, self._supervisor if succeeding else None)
@@ -140,14 +147,15 @@ class Worker:
 
     def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
-            if self._settings.backing != "memfd" and LOCK not in given:
+            if self._settings.mailbox.has_name and LOCK not in given:
                 self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
-            if self._settings.backing != "memfd":
+            if self._settings.mailbox.has_name:
                 # Its settings may be others than its predecessor's.
                 with self._going_on():
                     give_mailbox(descriptor, self._settings.mailbox)
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
+        self._made_mailbox = memory.made
         self._manager.store(MAILBOX, [memory.descriptor])
         if memory.lock is not None:
             # Held as long as anybody keeps it: through our death and our successor's start.
@@ -236,6 +244,11 @@ class Worker:
             while _read_order(self._parked, wait=True):
                 pass
         self._log.say(log.INFO, "fabric stopped")
+
+    def discard(self) -> None:
+        """Removes the fabric's files, if they are still its own: for who stops it, and has nobody go on with it."""
+        unlink(self._settings.socket, self._bound)
+        discard(self._mailbox, self._settings.memory)
 
     def _timeout(self, now: float) -> float:
         deadlines = (
