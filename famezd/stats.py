@@ -31,9 +31,10 @@ import mmap
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
+from zlib import crc32
 
 from famezd.errors import FamezError
-from famezd.faults import KINDS, MAX_RULES
+from famezd.faults import KINDS, MAX_RULES, Rule
 
 LAYOUT_VERSION = 3
 WORD = 8
@@ -387,3 +388,8 @@ class Page:
 def _zero(words: memoryview, start: int, n: int) -> None:
     for at in range(start, start + n):
         words[at] = 0
+
+
+def rule_key(rule: Rule) -> int:
+    """Tells a rule from all others that the page may know, also from one of another famezd with the same id."""
+    return crc32(rule.text.encode()) << 32 | rule.id

@@ -12,11 +12,10 @@ import heapq
 import time
 from collections.abc import Callable
 from typing import Final
-from zlib import crc32
 
 from famezd.faults import ANY, BLOCK, CORRUPT, DELAY, DUPLICATE, SWITCH, Chance, Rule
 from famezd.mailbox import Slots
-from famezd.stats import COUNT_LIMIT, FAULTS, IN_FLIGHT, RULE_WORDS, Page
+from famezd.stats import COUNT_LIMIT, FAULTS, IN_FLIGHT, RULE_WORDS, Page, rule_key
 
 HELD: Final = 1 << 16
 """Doorbells, with different times, that are held up at once. Of a bell that has some among them, more join its last."""
@@ -98,7 +97,7 @@ class Faults:
     def _enter(self) -> None:
         """Gives each rule its words in the page: those that it has already, or free ones, which begin with 0."""
         words, at = self._page.words, self._page.shape.rules_at
-        keys = {_key(rule): rule.id for rule in self._rules}
+        keys = {rule_key(rule): rule.id for rule in self._rules}
         self._places = {}
         free = []
         for index in range(at, self._page.shape.ruled_at, RULE_WORDS):
@@ -269,8 +268,3 @@ class Faults:
             if which(held):
                 held.due = 0.0
         heapq.heapify(self._heap)
-
-
-def _key(rule: Rule) -> int:
-    """Tells a rule from all others that the page may know, also from one of another famezd with the same id."""
-    return crc32(rule.text.encode()) << 32 | rule.id
