@@ -222,7 +222,8 @@ FABRIC_MISTAKES = [
     ("Peers: 3", "1:1: Peers: unknown key, did you mean 'peers'?"),
     (
         "name: x",
-        "1:1: name: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access, faults",
+        "1:1: name: unknown key, known are personality, peers, vectors,"
+        " doorbells, ports, socket, mailbox, access, faults",
     ),
     (
         "mailbox:\n  xyzzy: 1",
@@ -230,7 +231,8 @@ FABRIC_MISTAKES = [
     ),
     (
         '"a\\nb": 1',
-        "1:1: a\\nb: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access, faults",
+        "1:1: a\\nb: unknown key, known are personality, peers, vectors,"
+        " doorbells, ports, socket, mailbox, access, faults",
     ),
     # Integers
     ("peers: lots", "1:8: peers: {peers}, not 'lots'"),
@@ -372,7 +374,8 @@ FABRIC_MISTAKES = [
     ("peers: &p 3\nvectors: *p", "2:10: aliases are not supported: write the value out"),
     (
         "<<: {peers: 3}",
-        "1:1: <<: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access, faults",
+        "1:1: <<: unknown key, known are personality, peers, vectors,"
+        " doorbells, ports, socket, mailbox, access, faults",
     ),
     ("x: " + "[" * 5000, "1:35: nested deeper than 32 levels"),
     ("#" * (1 << 20) + "\n", "1:1: is longer than 1048576 bytes"),
