@@ -70,7 +70,7 @@ class Faults:
         self._totals = {name.removeprefix("fault_"): page.total_at(name) for name in FAULTS}
         self._heap: list[Held] = []
         self._last: dict[tuple[int, int], Held] = {}
-        self._last_due: dict[tuple[int, int], float] = {}
+        self._last_due: dict[tuple[int, int, frozenset[int]], float] = {}
         self._serial = 0
 
     @property
@@ -225,8 +225,9 @@ class Faults:
     # What is held up
 
     def _hold(self, row: int, receiver: int, rings: int, delay: float, rules: list[int]) -> None:
-        pair = row, receiver // self._page.shape.vectors
-        # Never before an earlier one of the pair.
+        by = frozenset(rules)
+        pair = row, receiver // self._page.shape.vectors, by
+        # Never before an earlier one of the pair that the same rules delay.
         due = max(time.monotonic() + delay, self._last_due.get(pair, 0.0))
         self._last_due[pair] = due
         last = self._last.get((row, receiver))
@@ -234,7 +235,7 @@ class Faults:
             last.rings += rings
             return
         self._serial += 1
-        held = Held(due, self._serial, (row, receiver), rings=rings, rules=frozenset(rules))
+        held = Held(due, self._serial, (row, receiver), rings=rings, rules=by)
         self._last[row, receiver] = held
         heapq.heappush(self._heap, held)
 
