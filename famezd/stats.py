@@ -341,8 +341,9 @@ class Page:
         for row in range(rows):
             at = self.shape.doorbells_at + (row * places + switch) * vectors
             for vector in range(vectors):
-                rings = self.words[at + vector] - self.words[self.shape.answered_at + row * vectors + vector]
-                if rings > 0 and not (rows != places and row == SWITCH_ROW):
+                answered = self.words[self.shape.answered_at + row * vectors + vector]
+                rings = (self.words[at + vector] - answered) % (1 << 64)
+                if 0 < rings < 1 << 63 and not (rows != places and row == SWITCH_ROW):
                     found.append((row, vector, rings))
         return found
 

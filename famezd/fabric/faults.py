@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from famezd.faults import ANY, BLOCK, CORRUPT, DELAY, DUPLICATE, SWITCH, Chance, Rule
 from famezd.mailbox import Slots
 from famezd.stats import COUNT_LIMIT, FAULTS, IN_FLIGHT, RULE_WORDS, Page, rule_key
 
-HELD: Final = 1 << 16
+HELD: Final = 1 << 14
 """Doorbells, with different times, that are held up at once. Of a bell that has some among them, more join its last."""
 CORRUPTED: Final = 4
 """The most bytes of a message that are changed."""
@@ -66,6 +66,8 @@ class Faults:
         self._rules = rules
         self._begun = False
         self._places: dict[int, int] = {}
+        # What is concerned, by who rings and the place that is rung, and then by the receiver: found once.
+        self._vectors: dict[tuple[int, int], frozenset[int | None]] = {}
         self._matching: dict[tuple[int, int], Matching] = {}
         self._totals = {name.removeprefix("fault_"): page.total_at(name) for name in FAULTS}
         self._heap: list[Held] = []
@@ -89,7 +91,7 @@ class Faults:
         """Goes on with these rules; those that stay go on where they are, and what others hold up is due now."""
         gone = {rule.id for rule in self._rules} - {rule.id for rule in rules}
         self._rules = rules
-        self._matching.clear()
+        self._forget_matching()
         if self._begun:
             self._enter()
         self._hurry(lambda held: bool(held.rules & gone))
@@ -116,16 +118,28 @@ class Faults:
         """From now on `peer` is on `place`; called before its bells are there."""
         if self._ids[place] != peer:
             self._ids[place] = peer
-            self._matching.clear()
+            self._forget_matching()
+
+    def _forget_matching(self) -> None:
+        self._vectors.clear()
+        self._matching.clear()
 
     def concern(self, row: int, place: int, vector: int) -> bool:
         """Whether there is any rule for doorbells of `row` to `place` on `vector`."""
-        return any(self._concerns(rule, row, place, vector) for rule in self._rules)
-
-    def _concerns(self, rule: Rule, row: int, place: int, vector: int) -> bool:
-        if rule.vector not in (ANY, vector) or not self._is(rule.src, row) or not self._is(rule.dst, place):
+        if not self._rules:
             return False
-        return not rule.message or (self._slots is not None and vector == self._ids[row])
+        vectors = self._vectors.get((row, place))
+        if vectors is None:
+            vectors = frozenset(self._vector(rule, row) for rule in self._between(row, place))
+            self._vectors[row, place] = vectors
+        return vector in vectors or ANY in vectors
+
+    def _between(self, row: int, place: int) -> Iterator[Rule]:
+        return (rule for rule in self._rules if self._is(rule.src, row) and self._is(rule.dst, place))
+
+    def _vector(self, rule: Rule, row: int) -> int | None:
+        """On which vector a rule concerns what `row` rings: on that of messages, it is its id."""
+        return self._ids[row] if rule.message else rule.vector
 
     def _is(self, peer: int, place: int) -> bool:
         if peer == ANY:
@@ -138,8 +152,8 @@ class Faults:
             place, vector = divmod(receiver, self._page.shape.vectors)
             found = self._matching[row, receiver] = tuple(
                 (rule, Chance(rule.seed), self._places[rule.id])
-                for rule in self._rules
-                if self._concerns(rule, row, place, vector)
+                for rule in self._between(row, place)
+                if self._vector(rule, row) in (ANY, vector)
             )
         return found
 

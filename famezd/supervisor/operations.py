@@ -168,7 +168,7 @@ class Operations:
             faults = worker.faults.fitting(fabric)
             if name in service.accepted.served or (fabric == worker.fabric and faults == worker.faults):
                 continue
-            if worker_settings(fabric) == worker_settings(worker.fabric) and worker.state is State.SERVING:
+            if worker_settings(fabric) == worker.settings._replace(faults="") and worker.state is State.SERVING:
                 worker.fabric = fabric
                 if why := await self._change_faults(worker, faults):
                     reloaded.failed[name] = why

@@ -84,6 +84,7 @@ class Worker:
         self.fabric = fabric
         self.faults = (faults or FaultTable()).fitting(fabric)
         """The rules that are in force."""
+        self.settings = worker_settings(fabric, self.faults.text)
         self.state = State.STOPPED
         self.restarts = 0
         """How often a dead worker was replaced."""
@@ -110,11 +111,6 @@ class Worker:
         self._last_line = ""
         for descriptor in shelf.kept.get(STATS, ()):
             self._look_at(descriptor)
-
-    @property
-    def settings(self) -> Settings:
-        """What a process of it is told."""
-        return worker_settings(self.fabric, self.faults.text)
 
     @property
     def pid(self) -> int:
@@ -158,7 +154,7 @@ class Worker:
         """
         self.stop()
         await self.settled.wait()
-        self.fabric, self.faults = fabric, self.faults.fitting(fabric)
+        self._define(fabric)
         self._pause, self._deaths = 0.0, 0
         self.start()
         await self.settled.wait()
@@ -182,7 +178,7 @@ class Worker:
 
         Raises OrderError if the process does not answer: then they are in force when it goes on.
         """
-        self.faults = faults
+        self.faults, self.settings = faults, self.settings._replace(faults=faults.text)
         if self.state is State.SERVING and self._process.pid:
             serving = self._process
             serving.order(f"faults {faults.text}")
@@ -239,7 +235,7 @@ class Worker:
             raise OrderError("famezd is stopping")
         self.settled.clear()
         self._process, self._successor = new, None
-        self.fabric, self.faults = fabric, self.faults.fitting(fabric)
+        self._define(fabric)
         new.order("go")
         self._expect_within(START_WITHIN)
         await self.settled.wait()
@@ -248,6 +244,11 @@ class Worker:
         self._require_serving()
         self._log.info("worker succeeded", pid=new.pid, pause_ms=round(pause * 1e3, 1))
         return pause
+
+    def _define(self, fabric: Fabric) -> None:
+        """From now on the fabric is defined so."""
+        self.fabric, self.faults = fabric, self.faults.fitting(fabric)
+        self.settings = worker_settings(fabric, self.faults.text)
 
     def _require_serving(self) -> None:
         if self.state is not State.SERVING:

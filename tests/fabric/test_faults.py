@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
@@ -239,6 +242,39 @@ def test_a_kill_loses_nothing_that_is_held_up(lineage: Lineage) -> None:
         one.ring(1, 1, 4)
         lineage.worker.await_total("fault_delay", 10)
         rings(lineage.worker, other, 1, 0)
+
+
+@with_rules("id=1 delay=0us..4ms seed=1; id=2 src=0 vector=2 drop=0.5 seed=2", peers=3)
+def test_kills_at_random_moments_lose_nothing_that_no_rule_has_dropped(lineage: Lineage) -> None:
+    order = random.Random(1)
+    bells = list(product(permutations(range(3), 2), range(3)))
+    made: Counter[tuple[int, int, int]] = Counter()
+    arrived: Counter[int] = Counter()
+    again = 0
+    with ExitStack() as stack:
+        peers = [stack.enter_context(closing(lineage.member())) for _ in range(3)]
+        for _ in range(30):
+            for (src, dst), vector in order.choices(bells, k=200):
+                peers[src].ring(dst, vector)
+                made[src, dst, vector] += 1
+            # Nothing tells how far it is: that is what makes the moment random.
+            time.sleep(order.uniform(0, 0.006))
+            lineage.kill()
+            again += (lineage.in_flight() or ((), 0))[1]
+            lineage.succeed()
+            for peer, vector in product(peers, range(3)):
+                arrived[vector] += peer.take(vector)
+        worker = lineage.worker
+        worker.await_doorbells(made)
+        worker.wait(lambda: not worker.page.held(), "nothing is held up any more")
+        worker.barrier()
+        for peer, vector in product(peers, range(3)):
+            arrived[vector] += peer.take(vector)
+    dropped = struck(worker)["drop"]
+    seen = sorted(worker.page.rules().values())
+    # Each was seen once by each rule that concerns it, whatever was killed in between.
+    assert seen == sorted([(made.total(), made.total()), (made[0, 1, 2] + made[0, 2, 2], dropped)])
+    assert made.total() - dropped <= arrived.total() <= made.total() - dropped + again
 
 
 @with_rules("id=1 src=0 delay=30s")
