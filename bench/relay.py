@@ -1,11 +1,13 @@
 """The relay, measured: `python -m bench.relay`.
 
-Two figures, each against its physical limit in the same run, in turns, because machines are noisy:
+Figures, each against its physical limit, or the same without, in the same run, in turns, because machines are noisy:
 
 - the round trip of a doorbell between two processes, through eventfds alone and through a relayed fabric. Peers on two
   processors are what virtual machines are: each is woken from sleep. Peers on one are the extreme: without a relay a
   round trip is then two context switches and nothing else.
 - ready doorbells that one worker relays in a second: every bell of every peer has been rung before it looks.
+- the same with fault rules: one that concerns none of the bells that are rung, and one that concerns all of them and
+  never strikes.
 
 Only the ratios are claims.
 """
@@ -22,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from famezd.client import Peer
@@ -139,35 +141,81 @@ def bare_pairs() -> float:
     return n / (seconds * 2 / 3)
 
 
+class Crowd:
+    """A worker whose fabric is full, and bells of all peers, those from peer 0 to peer 1 left out."""
+
+    def __init__(self, process: subprocess.Popen[bytes], settings: Settings) -> None:
+        self._process = process
+        self._peers = [Peer.join(settings.socket) for _ in range(PEERS)]
+        self._page = Page.open(_page_descriptor(process.pid))
+        self._busy = self._page.total_at("busy_ns")
+        pairs = [(peer, other) for peer in self._peers for other in peer.peers if (peer.id, other) != (0, 1)]
+        self.bells = [bell for peer, other in pairs for bell in bells(peer, other)]
+
+    def rate(self) -> float:
+        """Ready doorbells that it relays in a second of its own time."""
+        page = self._page
+        self._process.send_signal(signal.SIGSTOP)
+        for bell in self.bells:
+            os.eventfd_write(bell, 1)
+        expected, before = sum(page.doorbells()) + len(self.bells), page.words[self._busy]
+        self._process.send_signal(signal.SIGCONT)
+        _await_count(page, expected)
+        # Once more: when this one is counted, the time of the turns before it is, too.
+        os.eventfd_write(self.bells[0], 1)
+        _await_count(page, expected + 1)
+        return len(self.bells) / ((page.words[self._busy] - before) / 1e9)
+
+    def close(self) -> None:
+        """Lets go of all that was opened here."""
+        for peer in self._peers:
+            peer.leave()
+        self._page.close()
+
+
 def measure_throughput(directory: Path, rounds: int) -> None:
     """Prints how many ready doorbells a worker relays in a second of its own time."""
     settings = Settings("bench", str(directory / "bench.sock"), "famez-bench", 1 << 20, backing="memfd")
-    with worker(settings) as process:
-        peers = [Peer.join(settings.socket) for _ in range(PEERS)]
-        page = Page.open(_page_descriptor(process.pid))
-        all_bells = [bell for peer in peers for other in peer.peers for bell in bells(peer, other)]
-        busy = page.total_at("busy_ns")
+    with worker(settings) as process, closing(Crowd(process, settings)) as crowd:
         rates, bare = [], []
         for _ in range(rounds):
             bare.append(bare_pairs())
-            process.send_signal(signal.SIGSTOP)
-            for bell in all_bells:
-                os.eventfd_write(bell, 1)
-            expected, before = sum(page.doorbells()) + len(all_bells), page.words[busy]
-            process.send_signal(signal.SIGCONT)
-            _await_count(page, expected)
-            # Once more: when this one is counted, the time of the turns before it is, too.
-            os.eventfd_write(all_bells[0], 1)
-            _await_count(page, expected + 1)
-            rates.append(len(all_bells) / ((page.words[busy] - before) / 1e9))
-        for peer in peers:
-            peer.leave()
-        page.close()
+            rates.append(crowd.rate())
     ratios = [r / b for r, b in zip(rates, bare, strict=True)]
-    print(f"ready doorbells, {len(all_bells)} bells of {PEERS} peers with {VECTORS} vectors")
+    print(f"ready doorbells, {len(crowd.bells)} bells of {PEERS} peers with {VECTORS} vectors")
     print(f"  bare read and write {statistics.median(bare):9,.0f} a second")
     print(f"  relayed by a worker {statistics.median(rates):9,.0f} a second of its busy time  (aim 500,000)")
     print(f"  ratio               {statistics.median(ratios):9.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+RULES = {
+    "no rule": "",
+    "a rule for another pair": "id=1 src=0 dst=1 drop=0.5",
+    "a rule for these, which never strikes": "id=1 drop=0",
+}
+
+
+def measure_rules(directory: Path, rounds: int) -> None:
+    """Prints what fault rules cost the doorbells that they concern, and the others."""
+    with ExitStack() as stack:
+        crowds, rates = {}, {}
+        for n, (name, faults) in enumerate(RULES.items()):
+            path = str(directory / f"bench{n}.sock")
+            settings = Settings("bench", path, "famez-bench", 1 << 20, backing="memfd", faults=faults)
+            process = stack.enter_context(worker(settings))
+            crowds[name] = stack.enter_context(closing(Crowd(process, settings)))
+            rates[name] = list[float]()
+        for _ in range(rounds):
+            for name, crowd in crowds.items():
+                rates[name].append(crowd.rate())
+    print("the same with fault rules; ratios to no rule (aim for another pair: 1.00)")
+    without = rates["no rule"]
+    for name, measured in rates.items():
+        ratios = sorted(w / r for w, r in zip(without, measured, strict=True))
+        print(
+            f"  {name:38} {statistics.median(measured):9,.0f} a second, "
+            f"time x {statistics.median(ratios):.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
 
 
 def _await_count(page: Page, expected: int) -> None:
@@ -191,6 +239,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         measure_round_trips(Path(directory), rounds)
         measure_throughput(Path(directory), rounds)
+        measure_rules(Path(directory), rounds)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -109,8 +109,9 @@ def _right(value: object, wrong: set[Loc], at: Loc) -> object:
 def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
     """List the keys of the model at `loc` in `model`."""
     for part in loc:
-        # Keys are only unknown where pydantic looked for them, in a model.
-        model = cast("type[BaseModel]", model.model_fields[str(part)].annotation)
+        # Keys are only unknown where pydantic looked for them: in a model, or a list of them.
+        kind = model if isinstance(part, int) else model.model_fields[part].annotation
+        model = cast("type[BaseModel]", get_args(kind)[0] if get_origin(kind) is tuple else kind)
     return list(model.model_fields)
 
 

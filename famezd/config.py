@@ -21,6 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
+from famezd.faultsettings import FaultSettings, list_mistakes
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
 from famezd.yamlmarks import Document, Loc, Problem, dotted
@@ -32,6 +33,7 @@ __all__ = [
     "Control",
     "Fabric",
     "FabricSettings",
+    "FaultSettings",
     "Http",
     "Log",
     "Mailbox",
@@ -246,6 +248,11 @@ class FabricSettings(_Model):
     access: Access = Field(
         default_factory=Access, description="Who may join the fabric, of those who can open its socket."
     )
+    faults: tuple[FaultSettings, ...] = Field(
+        default=(),
+        description="What happens on purpose to doorbells and messages of a relayed fabric: rules, in this order.",
+        examples=[[{"src": 1, "dst": "*", "vector": 3, "drop": 0.1}, {"src": 2, "dst": "switch", "delay": "1ms..5ms"}]],
+    )
 
     def mistakes(self) -> Iterator[Mistake]:
         """Yield what is wrong between settings that are each right by themselves."""
@@ -259,6 +266,7 @@ class FabricSettings(_Model):
             message = f"must be at least {enough}, not {kinds.in_units(size)}"
             yield Mistake(("mailbox", "size"), message, frozenset({"personality", "peers"}))
         yield from self._backing_mistakes()
+        yield from list_mistakes(self)
 
     def _backing_mistakes(self) -> Iterator[Mistake]:
         backing, because = self.mailbox.backing, frozenset({"mailbox.backing"})

@@ -21,6 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from famezd.errors import FamezError
+from famezd.faults import FaultError, parse_delay, parse_peer, parse_probability
 from famezd.mailbox import PAGE
 from famezd.switch.personality import Personality
 from famezd.yamlmarks import Integer
@@ -210,6 +211,48 @@ def _personality(value: object) -> str:
     return value
 
 
+def _peer(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise NotAllowedError
+    try:
+        peer = parse_peer(str(value))
+    except FaultError:
+        raise NotAllowedError from None
+    return peer if peer >= 0 else str(value)
+
+
+def _vector(value: object) -> int | None:
+    if value == "*":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or not re.fullmatch(r"[0-9]{1,4}", str(value)):
+        raise NotAllowedError
+    return int(value)
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise NotAllowedError
+    return value
+
+
+def _probability(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise NotAllowedError
+    try:
+        return parse_probability(str(value))
+    except FaultError:
+        raise NotAllowedError from None
+
+
+def _delay(value: object) -> str:
+    if not isinstance(value, str):
+        raise NotAllowedError
+    try:
+        return parse_delay(value).text
+    except FaultError as error:
+        raise NotAllowedError(str(error)) from error
+
+
 _ACCOUNT: JsonSchemaValue = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
 
 ABSOLUTE_PATH = Kind("an absolute path", _absolute_path, {"type": "string", "pattern": "^/"})
@@ -242,3 +285,32 @@ LISTEN = Kind(
 USER = Kind("the name or number of a user", _account(user_id), _ACCOUNT)
 GROUP = Kind("the name or number of a group", _account(group_id), _ACCOUNT)
 PERSONALITY = Kind("the name of a personality", _personality, {"type": "string"})
+PEER = Kind(
+    "a peer's id, switch or *",
+    _peer,
+    {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "pattern": r"^(\*|switch)$"}]},
+)
+VECTOR = Kind(
+    "a vector's number, or * for all",
+    _vector,
+    {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\*$"}]},
+)
+YES_OR_NO = Kind("true or false", _yes_or_no, {"type": "boolean"})
+PROBABILITY = Kind(
+    "a probability from 0 to 1, such as 0.1 or 10%",
+    _probability,
+    {
+        "anyOf": [
+            {"type": "number", "minimum": 0, "maximum": 1},
+            {"type": "string", "pattern": r"^([0-9]+\.?[0-9]*|\.[0-9]+)%?$"},
+        ]
+    },
+)
+DELAY = Kind(
+    "5ms, 1ms..5ms (evenly between) or 5ms+-1ms (mean and standard deviation), with units us, ms or s",
+    _delay,
+    {
+        "type": "string",
+        "pattern": r"^[0-9]+(\.[0-9]+)?(us|ms|s)((\.\.|\+-)[0-9]+(\.[0-9]+)?(us|ms|s))?$",
+    },
+)

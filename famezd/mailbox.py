@@ -490,6 +490,15 @@ class Slots:
             raise MailboxError(f"slot {slot} says its message has {length} bytes; at most {MAX_TEXT} fit")
         return self.memory.read(slot * SLOT_SIZE + BUFFER_AT, length).partition(b"\0")[0]
 
+    def text(self, slot: int) -> bytes:
+        """Copies what stands in `slot`, as long as it says, or as the buffer is where it says more."""
+        length = min(self.memory.word(slot * SLOT_SIZE + _BUFLEN), MAX_TEXT)
+        return self.memory.read(slot * SLOT_SIZE + BUFFER_AT, length)
+
+    def rewrite(self, slot: int, text: bytes) -> None:
+        """Writes another text of the same length over what stands in `slot`."""
+        self.memory.write(slot * SLOT_SIZE + BUFFER_AT, text)
+
     def take(self, slot: int) -> bytes | None:
         """Copies the message in `slot` and acknowledges it; None if there is none.
 

@@ -16,6 +16,10 @@ Layout, in words:
     former       places x vectors: of those, what was rung by peers whose rows others have taken over
     answered     rows x vectors: how many of those that the row's peer rang the switch the personality has dealt with
     told         TOLD_WORDS + places for each place: what the peer there has been sent (see `Page.told_at`)
+    journal      what is being written all at once: how many pairs, then each an index and its value (see `Page.commit`)
+    rules        RULE_WORDS for each of MAX_RULES fault rules: its key, doorbells it has seen, how many it struck
+    ruled        places x vectors: doorbells to that place that fault rules have let go on, now or later
+    passed       places x vectors: how many of these were delivered
 
 On a relayed fabric there is a row for each place. Where bells are direct nobody can tell who rang, and only doorbells
 to and from the switch pass the worker: there the rows are ANYBODY and the switch's, or none where it is no peer.
@@ -25,18 +29,22 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
+from zlib import crc32
 
 from famezd.errors import FamezError
+from famezd.faults import KINDS, MAX_RULES, Rule
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 WORD = 8
 """Bytes of a word."""
 
 IN_FLIGHT = 4
 """Index of the in-flight record, three words: rings (0: nothing is in flight), index of the counter, its old value.
 
-Or, while a counter is added to a former one: index of that counter, index of the former one, the sum.
+The counter is a doorbell's, or, where fault rules have decided on it, that of doorbells passed. Or, while a counter is
+added to a former one: index of that counter, index of the former one, the sum.
 """
 TOTALS_AT = 7
 
@@ -44,12 +52,16 @@ JOINS = "joins"
 LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt", "kicked"))
 _REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "resources", "stalled", "mailbox")
 REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
-TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns")
+FAULTS = tuple(f"fault_{kind}" for kind in KINDS)
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *FAULTS)
 """The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
 TOTALS_WORDS = 64
 """Room for totals to come: an upgraded famezd goes on with the page of the one before it."""
 
 PLACE_WORDS = 5
+RULE_WORDS = 3
+_JOURNAL_PAIRS = 2 * MAX_RULES + len(KINDS) + 3
+"""All that one doorbell can change: two words of each rule, the totals, what passes, what is answered, the record."""
 TOLD_WORDS = 4
 """In a place's row of what it has been told, before the other places: doubt, version, id, memory."""
 COUNT_LIMIT = 1 << 32
@@ -81,7 +93,7 @@ class Shape(NamedTuple):
     @property
     def words(self) -> int:
         """How many words the page has."""
-        return self.told_at + self.places * (TOLD_WORDS + self.places)
+        return self.passed_at + self.places * self.vectors
 
     @property
     def former_at(self) -> int:
@@ -98,12 +110,32 @@ class Shape(NamedTuple):
         """Index of the first word of those that say what peers have been sent."""
         return self.answered_at + self.rows * self.vectors
 
+    @property
+    def journal_at(self) -> int:
+        """Index of the word that says how many pairs of the journal are still to be written."""
+        return self.told_at + self.places * (TOLD_WORDS + self.places)
+
+    @property
+    def rules_at(self) -> int:
+        """Index of the first word of the first fault rule."""
+        return self.journal_at + 1 + 2 * _JOURNAL_PAIRS
+
+    @property
+    def ruled_at(self) -> int:
+        """Index of the first counter of doorbells that fault rules have decided on."""
+        return self.rules_at + RULE_WORDS * MAX_RULES
+
+    @property
+    def passed_at(self) -> int:
+        """Index of the first counter of those that were delivered."""
+        return self.ruled_at + self.places * self.vectors
+
 
 class InFlight(NamedTuple):
     """A doorbell that was taken from its eventfd and may not have been delivered."""
 
     bell: int
-    """Index of its counter, from the first doorbell counter."""
+    """Index of its counter, from the first doorbell counter; or beyond all of them that of doorbells passed."""
     rings: int
     """How often it was rung."""
 
@@ -185,12 +217,13 @@ class Page:
         """Settles the doorbell that a killed worker was relaying, if there is one: it is counted now, exactly once.
 
         It may or may not have been delivered, so the caller rings it again, and then says `delivered`. A counter that
-        was being moved is moved.
+        was being moved is moved, and what the journal holds is written.
         """
+        self._complete()
         rings, counter, before = self.words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
         if not rings:
             return None
-        if counter >= self.shape.former_at:
+        if self.shape.former_at <= counter < self.shape.answered_at:
             self._complete_move()
             return None
         rings = min(rings, COUNT_LIMIT)
@@ -201,6 +234,39 @@ class Page:
     def delivered(self) -> None:
         """Nothing is in flight any more."""
         self.words[IN_FLIGHT] = 0
+
+    def commit(self, words: Mapping[int, int]) -> None:
+        """Sets all of these words, by index, or none of them, whenever we are killed: `recover` does the rest."""
+        at = journal = self.shape.journal_at
+        for index, value in words.items():
+            self.words[at + 1], self.words[at + 2] = index, value
+            at += 2
+        self.words[journal] = len(words)
+        self._complete()
+
+    def _complete(self) -> None:
+        journal = self.shape.journal_at
+        for at in range(journal + 1, journal + 1 + 2 * self.words[journal], 2):
+            self.words[self.words[at]] = self.words[at + 1]
+        self.words[journal] = 0
+
+    def rules(self) -> dict[int, tuple[int, int]]:
+        """What fault rules have seen, and how much of it they struck, by their keys."""
+        at = self.shape.rules_at
+        words = self.words[at : at + RULE_WORDS * MAX_RULES].tolist()
+        return {words[i]: (words[i + 1], words[i + 2]) for i in range(0, len(words), RULE_WORDS) if words[i]}
+
+    def held(self) -> dict[int, int]:
+        """Doorbells that fault rules hold up, by receiver: its place x vectors + the vector."""
+        ruled, passed, span = self.shape.ruled_at, self.shape.passed_at, self.shape.places * self.shape.vectors
+        there = zip(self.words[ruled : ruled + span].tolist(), self.words[passed : passed + span].tolist(), strict=True)
+        return {receiver: (n - done) % (1 << 64) for receiver, (n, done) in enumerate(there) if n != done}
+
+    def hold_nothing(self) -> None:
+        """What fault rules hold up is not to be delivered any more."""
+        ruled, passed = self.shape.ruled_at, self.shape.passed_at
+        for receiver in range(self.shape.places * self.shape.vectors):
+            self.words[passed + receiver] = self.words[ruled + receiver]
 
     def occupy(self, occupant: Occupant) -> None:
         """Enters a peer; while it is being written the place reads as empty."""
@@ -264,7 +330,9 @@ class Page:
 
     def answered(self, row: int, vector: int, rings: int) -> None:
         """The personality has dealt with so many doorbells to the switch."""
-        self.words[self.shape.answered_at + row * self.shape.vectors + vector] += rings
+        at = self.shape.answered_at + row * self.shape.vectors + vector
+        # Where a fault rule has doubled what was not rung but once, it may have begun below 0.
+        self.words[at] = (self.words[at] + rings) % (1 << 64)
 
     def unanswered(self, switch: int) -> list[tuple[int, int, int]]:
         """Doorbells to the switch, on place `switch`, that a killed worker had no time for: row, vector, rings."""
@@ -273,8 +341,9 @@ class Page:
         for row in range(rows):
             at = self.shape.doorbells_at + (row * places + switch) * vectors
             for vector in range(vectors):
-                rings = self.words[at + vector] - self.words[self.shape.answered_at + row * vectors + vector]
-                if rings > 0 and not (rows != places and row == SWITCH_ROW):
+                answered = self.words[self.shape.answered_at + row * vectors + vector]
+                rings = (self.words[at + vector] - answered) % (1 << 64)
+                if 0 < rings < 1 << 63 and not (rows != places and row == SWITCH_ROW):
                     found.append((row, vector, rings))
         return found
 
@@ -320,3 +389,8 @@ class Page:
 def _zero(words: memoryview, start: int, n: int) -> None:
     for at in range(start, start + n):
         words[at] = 0
+
+
+def rule_key(rule: Rule) -> int:
+    """Tells a rule from all others that the page may know, also from one of another famezd with the same id."""
+    return crc32(rule.text.encode()) << 32 | rule.id

@@ -26,6 +26,8 @@ _DIRECT = """\
 Doorbells of fabric {} are direct: those between peers are not counted, only those to and from a switch.
 
 """
+_RULES = "Several rules may concern a doorbell: they apply in their order. See docs/faults.md."
+_RULE_KEYS = ("src", "dst", "vector", "drop", "delay", "duplicate", "block", "corrupt", "message", "seed")
 _ANSWERS_WITHIN = 10.0
 """Seconds for a question."""
 _DONE_WITHIN = 120.0
@@ -67,15 +69,15 @@ def get(control: Path, resource: str) -> Any:  # noqa: ANN401 (whatever JSON it 
     return _request(control, "GET", resource, _ANSWERS_WITHIN)
 
 
-def post(control: Path, resource: str) -> Any:  # noqa: ANN401
-    """The same for a POST, which has something done."""
-    return _request(control, "POST", resource, _DONE_WITHIN)
+def post(control: Path, resource: str, data: object = None) -> Any:  # noqa: ANN401
+    """The same for a POST, which has something done; `data` go with it as JSON."""
+    return _request(control, "POST", resource, _DONE_WITHIN, None if data is None else json.dumps(data))
 
 
-def _request(control: Path, method: str, resource: str, timeout: float) -> Any:  # noqa: ANN401
+def _request(control: Path, method: str, resource: str, timeout: float, body: str | None = None) -> Any:  # noqa: ANN401
     connection = _Unix(control, timeout)
     try:
-        connection.request(method, resource)
+        connection.request(method, resource, body)
         response = connection.getresponse()
         answer = json.loads(response.read())
     except PermissionError as e:
@@ -137,7 +139,35 @@ def _parser() -> argparse.ArgumentParser:
     kick.add_argument("fabric", metavar="FABRIC")
     kick.add_argument("peer", type=int, metavar="PEER", help="its id, as in the list of `peers`")
     kick.set_defaults(ask=_ask_kick, show=_show_kick)
+    _add_fault_verbs(verbs.add_parser("fault", help="have doorbells and messages fail by rules, on a relayed fabric"))
     return parser
+
+
+def _add_fault_verbs(fault: argparse.ArgumentParser) -> None:
+    verbs = fault.add_subparsers(required=True, metavar="VERB", dest="fault_verb")
+    add = verbs.add_parser("add", help="add a rule; prints its id", epilog=_RULES)
+    add.add_argument("fabric", metavar="FABRIC")
+    add.add_argument("src", metavar="SRC", help="who rings: a peer's id, switch, or * for all")
+    add.add_argument("dst", metavar="DST", help="who is rung, in the same way")
+    add.add_argument("--vector", metavar="V", help="on which vector; * (the default) is all")
+    does = add.add_mutually_exclusive_group(required=True)
+    does.add_argument("--drop", metavar="P", help="lose doorbells, each by this probability: 0.1, or 10%%")
+    does.add_argument("--delay", metavar="DIST", help="hold them up: 5ms, 1ms..5ms (evenly), 5ms+-1ms (normally)")
+    does.add_argument("--duplicate", metavar="P", help="double them, each by this probability")
+    does.add_argument("--block", action="store_true", default=None, help="lose them all")
+    does.add_argument("--corrupt", metavar="P", help="change some bytes of messages, of each by this probability")
+    add.add_argument(
+        "--message", action="store_true", default=None, help="with --drop: messages are lost, as if they had been taken"
+    )
+    add.add_argument("--seed", metavar="N", help="of the rule's chance: with the same one, the same fates")
+    add.set_defaults(ask=_ask_add_fault, show=lambda answer: str(answer["id"]))
+    listed = verbs.add_parser("list", help="the rules, and how often each struck")
+    listed.add_argument("fabric", metavar="FABRIC")
+    listed.set_defaults(ask=_ask_fabric("faults"), show=_show_faults)
+    clear = verbs.add_parser("clear", help="take a rule away, or all")
+    clear.add_argument("fabric", metavar="FABRIC")
+    clear.add_argument("rule", type=int, nargs="?", metavar="ID", help="the rule's id, as in the list (default: all)")
+    clear.set_defaults(ask=_ask_clear_faults, show=_show_cleared)
 
 
 def _ask_fabric(what: str, ask: Callable[[Path, str], Any] = get) -> Any:  # noqa: ANN401
@@ -146,6 +176,18 @@ def _ask_fabric(what: str, ask: Callable[[Path, str], Any] = get) -> Any:  # noq
 
 def _ask_kick(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
     return post(path, f"{_fabric(arguments)}/peers/{arguments.peer}/kick")
+
+
+def _ask_add_fault(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    asked = {key: value for key in _RULE_KEYS if (value := getattr(arguments, key)) is not None}
+    if asked.get("seed", "").isdecimal():
+        asked["seed"] = int(asked["seed"])
+    return post(path, f"{_fabric(arguments)}/faults", asked)
+
+
+def _ask_clear_faults(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    which = "" if arguments.rule is None else f"/{arguments.rule}"
+    return post(path, f"{_fabric(arguments)}/faults{which}/clear")
 
 
 def _fabric(arguments: argparse.Namespace) -> str:
@@ -182,6 +224,18 @@ def _show_restart(answer: dict[str, Any]) -> str:
 
 def _show_kick(answer: dict[str, Any]) -> str:
     return f"peer {answer['kicked']} was disconnected"
+
+
+def _show_faults(answer: dict[str, Any]) -> str:
+    rows = [
+        [str(f["id"]), f["rule"], "file" if f["configured"] else "famezctl", str(f["seen"]), str(f["struck"])]
+        for f in answer["faults"]
+    ]
+    return table([("ID", "RULE", "FROM", "SEEN", "STRUCK"), *rows])
+
+
+def _show_cleared(answer: dict[str, Any]) -> str:
+    return "cleared: " + (", ".join(map(str, answer["cleared"])) or "none")
 
 
 def _show_peers(answer: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from famezd.ark import Ark
 from famezd.fabric import log
+from famezd.fabric.faults import Faults
 from famezd.fabric.guard import Guard
 from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
@@ -21,7 +22,8 @@ from famezd.fabric.peer import Peer, program, room
 from famezd.fabric.relay import Relay
 from famezd.fabric.settings import Settings
 from famezd.fabric.wiring import Direct, Relayed, Wiring
-from famezd.mailbox import Memory, outliving_memory
+from famezd.faults import Rule
+from famezd.mailbox import Memory, Slots, outliving_memory
 from famezd.protocol import (
     MAX_PEER_ID,
     Batch,
@@ -94,7 +96,10 @@ class Fabric:
         """Bells, by edge, and members' sockets; the worker adds what else it waits for."""
         self.members: dict[int, Peer] = {}
         """By their socket's descriptor, in the order of their joins."""
-        self.relay = Relay(self.epoll, page, self._stalled)
+        self._switch_place = settings.peers if personality.is_peer else None
+        slots = Slots(self.memory) if personality.has_slots else None
+        faults = Faults(page, settings.fault_rules, slots=slots, switch=self._switch_place)
+        self.relay = Relay(self.epoll, page, self._stalled, faults)
 
         self._page = page
         self._mailbox = mailbox
@@ -105,10 +110,13 @@ class Fabric:
         self._log = logger
         self._sticky = settings.sticky
         self._first_id = personality.first_id
-        self._switch_place = settings.peers if personality.is_peer else None
         self._switch_row = settings.peers if settings.relayed else SWITCH_ROW
         self._known_ringers = settings.relayed
         ports = range(self._first_id, self._first_id + settings.peers)
+        for place, peer in enumerate(ports if self._sticky else ()):
+            faults.seat(place, peer)
+        if self._switch_place is not None:
+            faults.seat(self._switch_place, self.switch)
         # A switch that is a peer has the id after the ports', and fresh ids must not come to it.
         fresh = range(self.switch + 1 if personality.is_peer else self._first_id, MAX_PEER_ID + 1)
         self._ids = StickyIds(ports) if self._sticky else FreshIds(ports if personality.fixed_ids else fresh)
@@ -147,6 +155,8 @@ class Fabric:
         # It is counted, and whoever was rung is gone.
         self._page.recover()
         self._page.delivered()
+        self._page.hold_nothing()
+        self.relay.faults.begin()
         for row, vector, rings in self._unanswered():
             self._page.answered(row, vector, rings)
         self._pack()
@@ -159,6 +169,8 @@ class Fabric:
         """
         manifest = self._ledger.read()
         self._ids.relive(manifest.ids)
+        for membership in manifest.members:
+            self.relay.faults.seat(membership.place, membership.peer)
         self._wiring.restore(manifest.sets, [membership.place for membership in manifest.members])
         for membership in manifest.members:
             self._readmit(membership)
@@ -247,19 +259,25 @@ class Fabric:
             self._part()
         return member is not None
 
+    def change_rules(self, rules: tuple[Rule, ...]) -> None:
+        """From now on these fault rules are in force."""
+        self.relay.change_rules(rules)
+
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
         if self.relay.waiting or (not self._held and (self.relay.for_switch or (self._leaving and not self._thaw_at))):
             return 0.0
         first = self._personality.due
-        for due in (self._retry_at, *(() if self._held else (self._thaw_at, self._pack_at))):
+        later = (self._thaw_at, self._pack_at) if not self._held else ()
+        for due in (self._retry_at, self.relay.faults.due, *later):
             if due is not None and (first is None or due < first):
                 first = due
         return first
 
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
+        self.relay.release(now)
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             starved, self._starved = self._starved, set()
@@ -469,6 +487,7 @@ class Fabric:
         if peer is None:
             raise Refused("ids", "every id has been seen to depart by a connected peer; one of them must leave first")
         place = peer - self._first_id if self._sticky else self._free.popleft()
+        self.relay.faults.seat(place, peer)
         self._page.tell_nothing(place)
         outbox = Outbox(self._page.words, self._page.told_at(place))
         member = Peer(connection, peer, place, outbox, pid=who.pid, joined=time.time_ns())
@@ -593,6 +612,7 @@ class Fabric:
             self._starved.discard(member)
             self._wiring.sweep(member.place)
             # While it is still known whose these were.
+            self.relay.hurry(member.place)
             self._tell_switch()
             # Before anybody is told: whoever goes on from the ark must not take the peer for one that is there.
             self._ledger.left(member.place, member.id, self._wiring.count(member.place) + 1)
@@ -602,6 +622,7 @@ class Fabric:
                 # Before the bells are closed: an outbox may hold them still.
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
             self._release(member)
+            self.relay.hurry(member.place)
             self._page.vacate(member.place)
             self._page.add(f"left_{member.leaving}")
             self._call_switch(self._personality.left, member.id)

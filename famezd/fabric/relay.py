@@ -20,12 +20,18 @@ from collections.abc import Callable, Collection, Iterable
 from types import FrameType
 from typing import Final
 
+from famezd.fabric.faults import Faults
+from famezd.faults import Rule
 from famezd.stats import COUNT_LIMIT, IN_FLIGHT, WORD, Page
 
 EMPTY: Final = -1
 """In place of a receiver's eventfd: nobody is there."""
 SWITCH: Final = -2
 """In place of a receiver's eventfd: the doorbell is for the switch."""
+RULED: Final = -3
+"""In place of a receiver's eventfd: fault rules decide what becomes of the doorbell."""
+AT_ONCE: Final = 64
+"""Doorbells that are due after a delay and are delivered before the loop sees to others."""
 STALL: Final = 0.05
 """Seconds after which a write that has not moved since is interrupted, at most twice that."""
 WARY: Final = 60.0
@@ -48,7 +54,10 @@ class Stalled(BaseException):
 class Relay:
     """All bells that the worker watches, and where each one leads."""
 
-    def __init__(self, epoll: select.epoll, page: Page, stalled: Callable[[int], None]) -> None:
+    def __init__(
+        self, epoll: select.epoll, page: Page, stalled: Callable[[int], None], faults: Faults | None = None
+    ) -> None:
+        self.faults = faults or Faults(page)
         self._epoll = epoll
         self._page = page
         self._shape = page.shape
@@ -58,7 +67,9 @@ class Relay:
         self._clipped = page.total_at("clipped")
         # From a bell's descriptor to its counter's index and its receiver's in _receivers:
         self._bells: dict[int, tuple[int, int]] = {}
-        self._receivers = [EMPTY] * (page.shape.places * page.shape.vectors)
+        self._span = page.shape.places * page.shape.vectors
+        # The last one is for the bells of which there are rules: who has none pays nothing for them.
+        self._receivers = [*[EMPTY] * self._span, RULED]
         # By ringer, bells that were rung and have to wait until others had their share; each once, in order.
         self._waiting: dict[int, dict[int, Event]] = {}
         self._stalled = stalled
@@ -77,9 +88,20 @@ class Relay:
     def add(self, bell: int, row: int, place: int, vector: int) -> None:
         """Watches `bell`, by which `row` rings `place` on `vector`; raises OSError if the kernel has no room."""
         receiver = place * self._shape.vectors + vector
-        counter = self._shape.doorbells_at + row * len(self._receivers) + receiver
+        counter = self._shape.doorbells_at + row * self._span + receiver
         self._epoll.register(bell, _EDGES)
-        self._bells[bell] = counter, receiver
+        self._bells[bell] = counter, self._or_ruled(row, receiver)
+
+    def _or_ruled(self, row: int, receiver: int) -> int:
+        """The receiver, or, where there are rules for what `row` rings there, the one that stands for those."""
+        return self._span if self.faults.concern(row, *divmod(receiver, self._shape.vectors)) else receiver
+
+    def change_rules(self, rules: tuple[Rule, ...]) -> None:
+        """From now on these fault rules are in force."""
+        self.faults.change(rules)
+        first = self._shape.doorbells_at
+        for bell, (counter, _) in self._bells.items():
+            self._bells[bell] = counter, self._or_ruled(*divmod(counter - first, self._span))
 
     def remove(self, bells: Iterable[int]) -> None:
         """Passes on what these bells still hold, then closes them."""
@@ -105,8 +127,10 @@ class Relay:
         self._receivers[at : at + self._shape.vectors] = receivers
 
     def disconnect(self, place: int) -> None:
-        """Nobody is on `place`: doorbells to it are counted and dropped."""
+        """Nobody is on `place`: doorbells to it are counted and dropped, those that were held up, too."""
         self.connect(place, [EMPTY] * self._shape.vectors)
+        for held in self.faults.take(lambda held: held.receiver // self._shape.vectors == place):
+            self._hand_on(held.row, held.receiver, held.rings)
 
     @property
     def waiting(self) -> bool:
@@ -120,7 +144,7 @@ class Relay:
         """
         if len(events) <= SHARE and not self._waiting:
             return events
-        bells, span, first = self._bells, len(self._receivers), self._shape.doorbells_at
+        bells, span, first = self._bells, self._span, self._shape.doorbells_at
         waiting, now = self._waiting, []
         for event in events:
             bell = event[0]
@@ -163,25 +187,47 @@ class Relay:
                 return others
 
     def redeliver(self) -> None:
-        """Delivers what a killed worker had in flight, once more, and settles its counter."""
+        """Delivers what a killed worker had in flight, once more, and settles its counter; and all that it held up."""
+        self.faults.begin()
         pending = self._page.recover()
-        if pending is None:
-            return
-        receiver = pending.bell % len(self._receivers)
-        # What is for the switch is found by its not being answered.
-        if self._receivers[receiver] != SWITCH:
-            self._words[IN_FLIGHT] = pending.rings
-            self._watchman.wake()
-            try:
-                self._deliver(pending.bell + self._shape.doorbells_at, receiver)
-            except Stalled:
-                self._give_up()
-        self._page.delivered()
+        if pending is not None:
+            counter = pending.bell + self._shape.doorbells_at
+            receiver = self._receiver_of(counter)
+            if counter < self._shape.former_at:
+                receiver = self._or_ruled(pending.bell // self._span, receiver)
+            # What is for the switch, and for no rule, is found by its not being answered.
+            if self._receivers[receiver] != SWITCH:
+                self._words[IN_FLIGHT] = pending.rings
+                self._watchman.wake()
+                try:
+                    self._deliver(counter, receiver)
+                except Stalled:
+                    self._give_up()
+            self._page.delivered()
+        # Early, and not perhaps never: nobody knows when it was due. The same is done for the switch, as above.
+        self.faults.take(lambda _: True)
+        self.for_switch.clear()
+        for receiver, rings in self._page.held().items():
+            self._hand_on(0, receiver, rings)
+
+    def release(self, now: float) -> None:
+        """Delivers what was held up until `now`, or some of it."""
+        for _ in range(AT_ONCE):
+            held = self.faults.take_due(now)
+            if held is None:
+                return
+            self._hand_on(held.row, held.receiver, held.rings)
+
+    def hurry(self, row: int) -> None:
+        """What `row` has rung the switch and is held up is delivered now: later nobody knows whose it was."""
+        switch = self.faults.switch
+        for held in self.faults.take(lambda h: h.row == row and h.receiver // self._shape.vectors == switch):
+            self._hand_on(row, held.receiver, held.rings)
 
     def ring(self, row: int, place: int, vector: int) -> None:
         """Rings `place` on `vector` as `row`: how the switch rings."""
         receiver = place * self._shape.vectors + vector
-        counter = self._shape.doorbells_at + row * len(self._receivers) + receiver
+        counter = self._shape.doorbells_at + row * self._span + receiver
         words = self._words
         self._watchman.wake()
         try:
@@ -189,7 +235,7 @@ class Relay:
             words[IN_FLIGHT + 2] = words[counter]
             words[IN_FLIGHT] = 1
             words[counter] += 1
-            self._deliver(counter, receiver)
+            self._deliver(counter, self._or_ruled(row, receiver))
         except Stalled:
             self._give_up()
         words[IN_FLIGHT] = 0
@@ -236,10 +282,10 @@ class Relay:
         """Delivers what is in flight."""
         eventfd = self._receivers[receiver]
         count = self._words[IN_FLIGHT]
-        if eventfd == SWITCH:
-            row = (counter - self._shape.doorbells_at) // len(self._receivers)
-            bell = row, receiver % self._shape.vectors
-            self.for_switch[bell] = self.for_switch.get(bell, 0) + count
+        if eventfd == RULED:
+            self._decide(*divmod(counter - self._shape.doorbells_at, self._span))
+        elif eventfd == SWITCH:
+            self._tell_switch((counter - self._shape.doorbells_at) // self._span, receiver, count)
         elif eventfd == EMPTY:
             self._words[self._dropped] += count
         else:
@@ -249,6 +295,53 @@ class Relay:
                 # It is full, so an interrupt is pending already.
                 pass
 
+    def _decide(self, row: int, receiver: int) -> None:
+        """Has the rules decide on what is in flight."""
+        # There is no write in it that could stand still, and it must not be left half done.
+        self._watchman.blind = True
+        try:
+            rings = self.faults.decide(row, receiver)
+        finally:
+            self._watchman.blind = False
+        if self._receivers[receiver] == SWITCH:
+            self._tell_switch(row, receiver, rings)
+        else:
+            self._let_through(receiver, rings)
+
+    def _tell_switch(self, row: int, receiver: int, rings: int) -> None:
+        if rings:
+            bell = row, receiver % self._shape.vectors
+            self.for_switch[bell] = self.for_switch.get(bell, 0) + rings
+
+    def _let_through(self, receiver: int, rings: int) -> None:
+        """Delivers doorbells that rules have decided on."""
+        words, passed = self._words, self._shape.passed_at + receiver
+        while rings:
+            n = min(rings, COUNT_LIMIT)
+            words[IN_FLIGHT + 1] = passed
+            words[IN_FLIGHT + 2] = before = words[passed]
+            words[IN_FLIGHT] = n
+            words[passed] = (before + n) % (1 << 64)
+            self._deliver(passed, receiver)
+            words[IN_FLIGHT] = 0
+            rings -= n
+
+    def _hand_on(self, row: int, receiver: int, rings: int) -> None:
+        """Delivers what was held up."""
+        if self._receivers[receiver] == SWITCH:
+            self._tell_switch(row, receiver, rings)
+            return
+        self._watchman.wake()
+        try:
+            self._let_through(receiver, rings)
+        except Stalled:
+            self._give_up()
+
+    def _receiver_of(self, counter: int) -> int:
+        """Whom a doorbell in flight is for, by its counter."""
+        passed = self._shape.passed_at
+        return counter - passed if counter >= passed else (counter - self._shape.doorbells_at) % self._span
+
     def _give_up(self) -> None:
         """The write of the doorbell in flight stood still: its receiver has filled its eventfd and made it block.
 
@@ -256,13 +349,14 @@ class Relay:
         block; if the eventfd is full the doorbell is dropped, and so will the peer be.
         """
         words = self._words
-        receiver = (words[IN_FLIGHT + 1] - self._shape.doorbells_at) % len(self._receivers)
+        receiver = self._receiver_of(words[IN_FLIGHT + 1])
         try:
             if self._receivers[receiver] >= 0:
                 _write_warily(self._receivers[receiver], self._count)
         except BlockingIOError:
             words[self._dropped] += words[IN_FLIGHT]
             self._wary_until = time.monotonic() + WARY
+            words[IN_FLIGHT] = 0
             place = receiver // self._shape.vectors
             # At once, so that the rest of this batch cannot stall on it again.
             self.disconnect(place)
@@ -280,6 +374,8 @@ class _Watchman:
     """Interrupts a write that stands still. It sleeps, and costs nothing, while nothing is relayed."""
 
     def __init__(self, words: memoryview) -> None:
+        self.blind = False
+        """Whether it looks away."""
         self._words = words
         self._seen = [0, 0, 0]
         self._awake = False
@@ -300,6 +396,8 @@ class _Watchman:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
     def _look(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.blind:
+            return
         # A doorbell in flight is one of a kind: its counter never has the same old value again.
         seen = self._words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
         if seen[0] and seen == self._seen:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.fabric.access import Rules, rules
+from famezd.faults import FaultError, Rule, parse_rules
 from famezd.mailbox import Backing
 from famezd.stats import Shape
 
@@ -50,6 +51,16 @@ class Settings(NamedTuple):
     groups: str = ""
     peers_per_user: int = 0
     """0 for no limit."""
+    faults: str = ""
+    """The fault rules to begin with; see `famezd.faults`."""
+
+    @property
+    def fault_rules(self) -> tuple[Rule, ...]:
+        """The fault rules; raises FaultError for what is none, and where doorbells do not pass the worker."""
+        found = parse_rules(self.faults)
+        if found and not self.relayed:
+            raise FaultError("fault rules are for relayed doorbells: direct ones do not pass famezd")
+        return found
 
     @property
     def access(self) -> Rules:

@@ -3,12 +3,13 @@
 The supervisor's channel is a SEQPACKET socket, whose end is an order to stop. What is written to it is an order, which
 the worker answers, when it has done it, by telling its manager `X_FAMEZ=<order>`:
 
-    wait        found there at the start: prepare to succeed a worker that serves still, but go on only when told `go`
-    go          that one has ended
-    hold        a successor prepares: nobody comes or goes, and nothing new is begun
-    carry on    it failed
-    park        it is ready: touch nothing any more, and wait for the end
-    kick PEER   end the membership of this id
+    wait          found there at the start: prepare to succeed a worker that serves still, but go on only when told `go`
+    go            that one has ended
+    hold          a successor prepares: nobody comes or goes, and nothing new is begun
+    carry on      it failed
+    park          it is ready: touch nothing any more, and wait for the end
+    kick PEER     end the membership of this id
+    faults RULES  from now on these fault rules are in force (see `famezd.faults`); the answer is `faults` alone
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.ledger import LAYOUT, charter
 from famezd.fabric.listener import give_socket, identity, listen, unlink
 from famezd.fabric.settings import Settings, parse
+from famezd.faults import parse_rules
 from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
@@ -51,7 +53,8 @@ _PAUSE = 1.0
 _STATUS_EVERY = 1.0
 _FINISH = 2.0
 """Seconds that the switch has to finish what it does before a successor prepares."""
-_LONGEST_ORDER = 64
+_LONGEST_ORDER = 32768
+"""Bytes: as many fault rules as a fabric can have are less than half of it."""
 
 
 class StartError(FamezError):
@@ -294,6 +297,9 @@ class Worker:
         elif order is not None and order.startswith("kick "):
             self._fabric.kick(int(order.removeprefix("kick ")))
             self._answer(order)
+        elif order is not None and order.startswith("faults "):
+            self._fabric.change_rules(parse_rules(order.removeprefix("faults ")))
+            self._answer("faults")
 
     def _answer(self, order: str) -> None:
         self._manager.tell(f"X_FAMEZ={order}", wait=True)

@@ -8,6 +8,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from famezd.config import Config, ConfigError, Fabric, load
+from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.store import Store
 
 
@@ -19,6 +20,9 @@ class Accepted(BaseModel):
     config: Config
     served: dict[str, Fabric] = {}
     """Fabrics that are served as they were before, until somebody restarts them: what changed would end them."""
+
+    faults: dict[str, FaultTable] = {}
+    """The fault rules that are in force on fabrics that have, or had, any."""
 
     def fabric(self, name: str) -> Fabric:
         """A fabric as it is to be served."""
@@ -62,4 +66,5 @@ def at_start(path: Path, store: Store) -> tuple[Accepted, ConfigError | None]:
         for name, fabric in former.served.items()
         if name in config.fabrics and config.fabrics[name] == former.config.fabrics.get(name)
     }
-    return Accepted(config=config, served=waiting), None
+    faults = {name: table for name, table in former.faults.items() if name in config.fabrics}
+    return Accepted(config=config, served=waiting, faults=faults), None

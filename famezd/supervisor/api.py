@@ -17,6 +17,8 @@ from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
 from famezd.fabric.peer import program
+from famezd.faults import FaultError
+from famezd.supervisor.faults import UnknownRuleError
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
 from famezd.supervisor.view import ConfigView, FabricView
 
@@ -36,6 +38,7 @@ def application(
             web.get("/api/v1/status", handlers.status),
             web.get("/api/v1/fabrics/{fabric}/peers", handlers.peers),
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
+            web.get("/api/v1/fabrics/{fabric}/faults", handlers.faults),
         ]
     )
     if operations is not None:
@@ -45,6 +48,9 @@ def application(
                 web.post("/api/v1/reload", changing.reload),
                 web.post("/api/v1/fabrics/{fabric}/restart", changing.restart),
                 web.post("/api/v1/fabrics/{fabric}/peers/{peer}/kick", changing.kick),
+                web.post("/api/v1/fabrics/{fabric}/faults", changing.add_fault),
+                web.post("/api/v1/fabrics/{fabric}/faults/clear", changing.clear_faults),
+                web.post("/api/v1/fabrics/{fabric}/faults/{rule}/clear", changing.clear_faults),
             ]
         )
     return app
@@ -91,6 +97,10 @@ class _Handlers:
         how = view.fabric.doorbells
         return _json({"fabric": view.fabric.name, "doorbells": how, "pairs": pairs, "vectors": vectors})
 
+    async def faults(self, request: web.Request) -> web.Response:
+        view = self._view(request)
+        return _json({"fabric": view.fabric.name, "faults": [asdict(fault) for fault in view.faults]})
+
     def _view(self, request: web.Request) -> FabricView:
         name, views = request.match_info["fabric"], self._look()
         for view in views:
@@ -113,7 +123,9 @@ def _logged(handler: Handler) -> Handler:
             return await handler(self, request)
         except ConfigError as e:
             raise _no(web.HTTPUnprocessableEntity, str(e)) from e
-        except (UnknownFabricError, UnknownPeerError) as e:
+        except FaultError as e:
+            raise _no(web.HTTPUnprocessableEntity, str(e)) from e
+        except (UnknownFabricError, UnknownPeerError, UnknownRuleError) as e:
             raise _no(web.HTTPNotFound, str(e)) from e
         except FamezError as e:
             raise _no(web.HTTPConflict, str(e)) from e
@@ -140,6 +152,24 @@ class _ChangingHandlers:
             raise _no(web.HTTPNotFound, f"a peer's id is a number, not {peer!r}; `famezctl peers {fabric}` lists them")
         await self._operations.kick(fabric, int(peer))
         return _json({"kicked": int(peer)})
+
+    @_logged
+    async def add_fault(self, request: web.Request) -> web.Response:
+        try:
+            asked = await request.json()
+        except ValueError as e:
+            raise FaultError(f"a fault rule is a JSON object: {e}") from e
+        if not isinstance(asked, dict):
+            raise FaultError('a fault rule is a JSON object, such as {"src": 1, "dst": "*", "drop": 0.1}')
+        return _json({"id": await self._operations.add_fault(request.match_info["fabric"], asked)})
+
+    @_logged
+    async def clear_faults(self, request: web.Request) -> web.Response:
+        fabric, rule = request.match_info["fabric"], request.match_info.get("rule")
+        if rule is not None and not rule.isdecimal():
+            raise UnknownRuleError(f"a fault rule's id is a number, not {rule!r}; see `famezctl fault list {fabric}`")
+        number = None if rule is None else int(rule)
+        return _json({"cleared": await self._operations.clear_faults(fabric, number)})
 
 
 def _no(kind: type[web.HTTPError], why: str) -> web.HTTPError:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from famezd import __version__
 from famezd.supervisor.view import ConfigView, FabricView
 
-# What the stats page's totals are called: metric, its help, and the prefix of the totals that its `reason` tells apart.
+# What the stats page's totals are called: metric, its help, and the prefix of the totals that its label tells apart.
 _TOTALS = (
     ("famez_joins", "Peers that joined.", "joins"),
     ("famez_doorbells_dropped", "Doorbells to a port on which nobody was, or that could not be delivered.", "dropped"),
@@ -24,9 +24,10 @@ _TOTALS = (
     ),
     ("famez_loop_turns", "Turns of the worker's loop.", "turns"),
 )
-_REASONS = (
-    ("famez_leaves", "Peers that left, by reason.", "left_"),
-    ("famez_refusals", "Newcomers that were turned away, by reason.", "refused_"),
+_BY_LABEL = (
+    ("famez_leaves", "Peers that left, by reason.", "left_", "reason"),
+    ("famez_refusals", "Newcomers that were turned away, by reason.", "refused_", "reason"),
+    ("famez_faults", "Doorbells and messages that fault rules struck, by kind.", "fault_", "kind"),
 )
 
 
@@ -132,8 +133,8 @@ def _totals(views: list[FabricView]) -> Iterator[Metric]:
     for view in counted:
         busy.add_metric([view.fabric.name], view.totals["busy_ns"] / 1e9)
     yield busy
-    for name, text, prefix in _REASONS:
-        family = CounterMetricFamily(name, text, labels=["fabric", "reason"])
+    for name, text, prefix, label in _BY_LABEL:
+        family = CounterMetricFamily(name, text, labels=["fabric", label])
         for view in counted:
             for total, n in view.totals.items():
                 if total.startswith(prefix):

@@ -1,11 +1,11 @@
-"""What famezd can be told to do while it serves: reload, restart a fabric, kick a peer."""
+"""What famezd can be told to do while it serves: reload, restart a fabric, kick a peer, break things by rules."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ import structlog
 
 from famezd.config import Config, ConfigError, Problem, load
 from famezd.errors import FamezError
-from famezd.supervisor.accepted import Accepted, keep
+from famezd.faultsettings import read_fault
+from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
 from famezd.supervisor.settings import worker_settings
@@ -119,10 +120,11 @@ class Operations:
         await self._remove(config, reloaded)
         # What waits for a restart is known before anything is done that may take a while.
         served = {name: w.fabric for name, w in service.workers.items() if self._waits(w, config, reloaded)}
-        service.accepted = Accepted(config=config, served=served)
-        keep(service.accepted, service.store)
+        service.accept(config, served)
         await self._change(config, reloaded)
         await self._add(config, reloaded)
+        # Now with the fault rules that are in force.
+        service.accept(config, served)
         self._log.info("configuration reloaded", **{key: value for key, value in vars(reloaded).items() if value})
         return reloaded
 
@@ -163,15 +165,28 @@ class Operations:
         service = self._service
         for name, worker in service.workers.items():
             fabric = config.fabrics[name]
-            failed = worker.state is State.FAILED
-            if name in service.accepted.served or (fabric == worker.fabric and not failed):
+            faults = worker.faults.fitting(fabric)
+            as_it_was = fabric == worker.fabric and faults == worker.faults and worker.state is not State.FAILED
+            if name in service.accepted.served or as_it_was:
                 continue
-            if worker_settings(fabric) == worker.settings and worker.state is State.SERVING:
+            if worker_settings(fabric) == worker.settings._replace(faults="") and worker.state is State.SERVING:
                 worker.fabric = fabric
+                if why := await self._change_faults(worker, faults):
+                    reloaded.failed[name] = why
+                    continue
             elif why := await self._restart(worker):
                 reloaded.failed[name] = why
                 continue
             reloaded.changed.append(name)
+
+    async def _change_faults(self, worker: Worker, faults: FaultTable) -> str:
+        """Changes the rules on a fabric that serves; returns why that failed, "" if it did not."""
+        try:
+            if faults != worker.faults:
+                await worker.change_faults(faults)
+        except FamezError as e:
+            return str(e)
+        return ""
 
     async def _add(self, config: Config, reloaded: Reloaded) -> None:
         service = self._service
@@ -217,8 +232,7 @@ class Operations:
                 return Restarted(await worker.succeed(fabric), 0, "")
             await worker.restart(fabric)
             waiting = {name: f for name, f in service.accepted.served.items() if name != worker.fabric.name}
-            service.accepted = Accepted(config=service.accepted.config, served=waiting)
-            keep(service.accepted, service.store)
+            service.accept(service.accepted.config, waiting)
             return Restarted(time.monotonic() - began, present if misfits else 0, "; ".join(misfits))
 
     async def kick(self, name: str, peer: int) -> None:
@@ -228,6 +242,37 @@ class Operations:
             if worker.page is None or all(occupant.peer != peer for occupant in worker.page.occupants()):
                 raise UnknownPeerError(f"fabric {name} has no peer {peer}; `famezctl peers {name}` lists them")
             await worker.kick(peer)
+
+    async def add_fault(self, name: str, asked: Mapping[str, object]) -> int:
+        """Adds a fault rule, which is checked as in a file; returns its id.
+
+        Raises UnknownFabricError, FaultError, TooManyRulesError, or OrderError if the worker does not answer.
+        """
+        async with self._one_by_one:
+            worker = self._worker(name)
+            faults = worker.faults.added(read_fault(asked, worker.fabric))
+            await self._put_in_force(worker, faults)
+            self._log.info("fault rule added", fabric=name, rule=faults.rules[-1].rule.text)
+            return faults.last
+
+    async def clear_faults(self, name: str, number: int | None) -> list[int]:
+        """Takes the fault rule of this id away, or all, also those of the file; returns the ids of those that went.
+
+        Raises UnknownFabricError, UnknownRuleError, or OrderError if the worker does not answer.
+        """
+        async with self._one_by_one:
+            worker = self._worker(name)
+            before, faults = worker.faults, worker.faults.cleared(number)
+            await self._put_in_force(worker, faults)
+            return [numbered.id for numbered in before.rules if numbered not in faults.rules]
+
+    async def _put_in_force(self, worker: Worker, faults: FaultTable) -> None:
+        service = self._service
+        self._check_open()
+        try:
+            await worker.change_faults(faults)
+        finally:
+            service.accept(service.accepted.config, service.accepted.served)
 
     def _worker(self, name: str) -> Worker:
         workers = self._service.workers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from famezd.config import ConfigError
+from famezd.config import Config, ConfigError, Fabric
 from famezd.errors import FamezError
 from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
@@ -71,9 +71,9 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._operations.reload_soon)
         with runtime_directory(self.accepted.config), self._notifications() as self._notify_socket:
             self._end_absent()
-            keep(self.accepted, self.store)
             for name in self.accepted.config.fabrics:
                 self.add(name)
+            self.accept(self.accepted.config, self.accepted.served)
             goes_on = self._resumes
             try:
                 await self._listen()
@@ -86,8 +86,16 @@ class Service:
         """Has a worker for a fabric of the accepted configuration, which is not started yet."""
         heard = partial(self._hear, self._notify_socket)
         fabric, shelf = self.accepted.fabric(name), self.store.shelf(name)
-        worker = self.workers[name] = Worker(fabric, shelf, self._notify_socket.path, heard, self.tell_status)
+        faults = self.accepted.faults.get(name)
+        worker = Worker(fabric, shelf, self._notify_socket.path, heard, changed=self.tell_status, faults=faults)
+        self.workers[name] = worker
         return worker
+
+    def accept(self, config: Config, served: dict[str, Fabric]) -> None:
+        """From now on this is what is in force, together with the workers' fault rules; the next famezd is told."""
+        faults = {name: worker.faults for name, worker in self.workers.items() if worker.faults.last}
+        self.accepted = Accepted(config=config, served=served, faults=faults)
+        keep(self.accepted, self.store)
 
     def refuse(self, error: ConfigError) -> None:
         """Says that the configuration in the files is wrong: what was accepted before is served on."""
@@ -150,7 +158,7 @@ class Service:
         await self.http.stop()
         if goes_on:
             # What waits to be restarted is restarted with us.
-            keep(Accepted(config=self.accepted.config), self.store)
+            self.accept(self.accepted.config, {})
         else:
             for worker in self.workers.values():
                 worker.remove()

@@ -6,8 +6,11 @@ from famezd.config import Fabric, personality_reference
 from famezd.fabric.settings import Settings
 
 
-def worker_settings(fabric: Fabric) -> Settings:
-    """The worker's settings: plain values, users and groups as numbers."""
+def worker_settings(fabric: Fabric, faults: str = "") -> Settings:
+    """The worker's settings: plain values, users and groups as numbers.
+
+    `faults` are the rules that are in force, which the fabric's file alone does not tell.
+    """
     socket, mailbox, access = fabric.socket, fabric.mailbox, fabric.access
     return Settings(
         name=fabric.name,
@@ -29,6 +32,7 @@ def worker_settings(fabric: Fabric) -> Settings:
         users=_list(access.user_ids),
         groups=_list(access.group_ids),
         peers_per_user=access.peers_per_user or 0,
+        faults=faults,
     )
 
 

@@ -11,6 +11,7 @@ from functools import cache
 
 from famezd.config import Fabric, Problem, personality_class
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
+from famezd.supervisor.faults import FaultView, look_at_faults
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.worker import State, Worker
 
@@ -56,6 +57,8 @@ class FabricView:
     """Why it is not served, if its state is FAILED."""
     waiting: tuple[str, ...] = ()
     """Settings that have changed, and are in force when it is restarted: a phrase each."""
+    faults: tuple[FaultView, ...] = ()
+    """The fault rules, in order."""
 
     @property
     def up(self) -> bool:
@@ -73,7 +76,10 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     page = worker.page
     waiting = () if awaited is None else tuple(worker_settings(awaited).misfits(worker.settings.fixed))
     failure = worker.failure if worker.state is State.FAILED else ""
-    seen = FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting)
+    faults = look_at_faults(worker.faults, page)
+    seen = FabricView(
+        worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting, faults
+    )
     if page is None:
         return seen
     ids = _ids(worker.fabric, page)

@@ -17,6 +17,7 @@ from famezd.fabric.settings import Settings
 from famezd.fabric.worker import START_FAILED, STATS
 from famezd.notify import Notification
 from famezd.stats import Page, StatsError
+from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.lines import parse
 from famezd.supervisor.process import OrderError, Process
 from famezd.supervisor.settings import worker_settings
@@ -72,14 +73,18 @@ class Worker:
         shelf: Shelf,
         notify_socket: str,
         drain: Callable[[], None],
+        *,
         changed: Callable[[], None] = lambda: None,
+        faults: FaultTable | None = None,
     ) -> None:
-        """`shelf` may hold what an earlier process left there: then its worker goes on from that.
+        """`shelf` may hold what an earlier process left there: then its worker goes on from that, `faults` included.
 
         `drain` hears what workers have told so far; `changed` is called at each change of `state`.
         """
         self.fabric = fabric
-        self.settings = worker_settings(fabric)
+        self.faults = (faults or FaultTable()).fitting(fabric)
+        """The rules that are in force."""
+        self.settings = worker_settings(fabric, self.faults.text)
         self.state = State.STOPPED
         self.restarts = 0
         """How often a dead worker was replaced."""
@@ -149,7 +154,7 @@ class Worker:
         """
         self.stop()
         await self.settled.wait()
-        self.fabric, self.settings = fabric, worker_settings(fabric)
+        self._define(fabric)
         self._pause, self._deaths = 0.0, 0
         self.start()
         await self.settled.wait()
@@ -168,6 +173,21 @@ class Worker:
         self._process.order(order)
         await self._process.answer(order, STOP_WITHIN)
 
+    async def change_faults(self, faults: FaultTable) -> None:
+        """From now on these fault rules are in force, and stay so when another process serves.
+
+        Raises OrderError if the process does not answer: then they are in force when it goes on.
+        """
+        self.faults, self.settings = faults, self.settings._replace(faults=faults.text)
+        if self.state is State.SERVING and self._process.pid:
+            serving = self._process
+            serving.order(f"faults {faults.text}")
+            try:
+                await serving.answer("faults", STOP_WITHIN)
+            except OrderError:
+                if serving.pid:
+                    raise
+
     async def succeed(self, fabric: Fabric) -> float:
         """Has another process go on with the fabric, defined as `fabric`; returns the seconds for which nobody served.
 
@@ -179,7 +199,7 @@ class Worker:
             old, new = self._process, self._new_process()
             self._successor = new
             try:
-                await self._prepare(old, new, worker_settings(fabric))
+                await self._prepare(old, new, worker_settings(fabric, self.faults.fitting(fabric).text))
                 return await self._hand_over(old, new, fabric)
             except (OrderError, OSError) as e:
                 new.kill()
@@ -215,7 +235,7 @@ class Worker:
             raise OrderError("famezd is stopping")
         self.settled.clear()
         self._process, self._successor = new, None
-        self.fabric, self.settings = fabric, worker_settings(fabric)
+        self._define(fabric)
         new.order("go")
         self._expect_within(START_WITHIN)
         await self.settled.wait()
@@ -224,6 +244,11 @@ class Worker:
         self._require_serving()
         self._log.info("worker succeeded", pid=new.pid, pause_ms=round(pause * 1e3, 1))
         return pause
+
+    def _define(self, fabric: Fabric) -> None:
+        """From now on the fabric is defined so."""
+        self.fabric, self.faults = fabric, self.faults.fitting(fabric)
+        self.settings = worker_settings(fabric, self.faults.text)
 
     def _require_serving(self) -> None:
         if self.state is not State.SERVING:

@@ -81,9 +81,14 @@ class Lineage:
         return peer
 
     def in_flight(self) -> tuple[tuple[int, int, int], int] | None:
-        """The doorbell that a dead worker was relaying, as row, place and vector, and how often it was rung."""
+        """The doorbell that a dead worker was relaying, as row, place and vector, and how often it was rung.
+
+        The row is -1 where rules have decided on it already.
+        """
         page = self.worker.page
         rings, counter = page.words[IN_FLIGHT : IN_FLIGHT + 2].tolist()
+        if rings and counter >= page.shape.passed_at:
+            return (-1, *divmod(counter - page.shape.passed_at, page.shape.vectors)), rings
         if not rings or counter >= page.shape.former_at:
             # Nothing, or it was moving a counter.
             return None

@@ -22,7 +22,7 @@ import pytest
 from famezd import ark
 from famezd.errors import FamezError
 from famezd.mailbox import MappedMemory, Slots
-from famezd.stats import IN_FLIGHT, TOTALS, TOTALS_AT
+from famezd.stats import FAULTS, IN_FLIGHT, TOTALS, TOTALS_AT
 from tests.fabric import tracing
 from tests.fabric.conftest import settings
 from tests.fabric.lineage import Lineage
@@ -44,6 +44,11 @@ class Rung(NamedTuple):
     bells: tuple[tuple[int, int, int, int], ...]
     """Each as place of the ringer, place rung, vector, how often."""
     personality: str = PLAIN
+    faults: str = ""
+    ruled: tuple[tuple[int, int], ...] = ()
+    """What each of the fault rules has seen and struck in the end."""
+    passing: int | None = None
+    """How often who is rung under fault rules is rung, None where there are none."""
 
     @property
     def counted(self) -> Counter[tuple[int, int, int]]:
@@ -55,6 +60,8 @@ RUNG = {
     "to an empty port": Rung(((0, EMPTY, 1, 2),)),
     "to two peers": Rung(((0, 1, 1, 2), (1, 0, 0, 5))),
     "to the switch": Rung(((0, SWITCH, 1, 1),), GENZ),
+    # Of the three doorbells that there were before it strikes one, and of the four, two.
+    "by a rule": Rung(((0, 1, 1, 4),), faults="id=1 src=0 drop=0.5 seed=7", ruled=((7, 3),), passing=2),
 }
 
 
@@ -64,7 +71,8 @@ class Scene:
     def __init__(self, folder: Path, rung: Rung) -> None:
         self.rung = rung
         given = {"vectors": VECTORS} if rung.personality == PLAIN else {}
-        self.lineage = Lineage(folder, settings(folder, peers=PORTS, personality=rung.personality, **given))
+        chosen = settings(folder, peers=PORTS, personality=rung.personality, faults=rung.faults, **given)
+        self.lineage = Lineage(folder, chosen)
         self.peers = [self.lineage.member(), self.lineage.member()]
         self._first = self.peers[0].id
         self.before = Counter({(0, 1, 1): 3, (1, 0, 1): 2})
@@ -102,7 +110,9 @@ class Scene:
         words, shape = self.worker.page.words, self.worker.page.shape
         return (
             words[IN_FLIGHT : TOTALS_AT + TOTALS.index("turns")].tolist(),
+            [words[self.worker.page.total_at(name)] for name in FAULTS],
             words[shape.doorbells_at : shape.told_at].tolist(),
+            words[shape.journal_at : shape.words].tolist(),
             [self.slots.pending(slot) for slot in (self._first, self._first + SWITCH)],
             self._poll.poll(0),
         )
@@ -137,8 +147,12 @@ class Scene:
             assert self.peers[0].take(self._first + SWITCH) in range(answers, answers + 2)
             assert not self.worker.page.unanswered(SWITCH)
         assert counted == self.before + self.rung.counted
+        assert tuple(self.worker.page.rules().values()) == self.rung.ruled
+        assert self.worker.page.held() == {}
         for place, vector in product(range(2), range(VECTORS)):
             due = sum(n for _, *rung, n in self.rung.bells if rung == [place, vector])
+            if due and self.rung.passing is not None:
+                due = self.rung.passing
             again = n if doubt is not None and doubt[1:] == (place, vector) else 0
             assert self.peers[place].take(vector) in (due, due + again)
         dropped = sum(n for _, dst, _, n in self.rung.bells if dst == EMPTY)

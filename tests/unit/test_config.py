@@ -26,6 +26,7 @@ from famezd.config import (
     ConfigError,
     Fabric,
     FabricSettings,
+    FaultSettings,
     Mailbox,
     MainSettings,
     Problem,
@@ -213,6 +214,8 @@ PHRASES = {
     "size": "must be a power of two of bytes from 4096 to 1T, such as 65536, 64K, 4M or 1G",
     "shm_name": "must be the name of a file in /dev/shm, without a slash",
     "peers": "must be an integer from 1 to 65535",
+    "probability": "must be a probability from 0 to 1, such as 0.1 or 10%",
+    "delay": "must be 5ms, 1ms..5ms (evenly between) or 5ms+-1ms (mean and standard deviation), with units us, ms or s",
     "tags": "the tags known here are !!map, !!seq, !!str, !!int, !!bool and !!null",
 }
 
@@ -222,7 +225,8 @@ FABRIC_MISTAKES = [
     ("Peers: 3", "1:1: Peers: unknown key, did you mean 'peers'?"),
     (
         "name: x",
-        "1:1: name: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access",
+        "1:1: name: unknown key, known are personality, peers, vectors,"
+        " doorbells, ports, socket, mailbox, access, faults",
     ),
     (
         "mailbox:\n  xyzzy: 1",
@@ -230,7 +234,8 @@ FABRIC_MISTAKES = [
     ),
     (
         '"a\\nb": 1',
-        "1:1: a\\nb: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access",
+        "1:1: a\\nb: unknown key, known are personality, peers, vectors,"
+        " doorbells, ports, socket, mailbox, access, faults",
     ),
     # Integers
     ("peers: lots", "1:8: peers: {peers}, not 'lots'"),
@@ -306,6 +311,64 @@ FABRIC_MISTAKES = [
     ("access: {users: [[root]]}", "1:18: access.users[0]: {user}, not a list"),
     ("access: {peers_per_user: 0}", "1:26: access.peers_per_user: {peers}, not 0"),
     ("access: {user: [root]}", "1:10: access.user: unknown key, did you mean 'users'?"),
+    ("faults: {src: 1}", "1:9: faults: must be a list, not a mapping"),
+    ("faults: [7]", "1:10: faults[0]: must be a mapping of settings, not 7"),
+    ("faults: [{block: true}, {scr: 1, block: true}]", "1:26: faults[1].scr: unknown key, did you mean 'src'?"),
+    ("faults: [{src: one, block: true}]", "1:16: faults[0].src: must be a peer's id, switch or *, not 'one'"),
+    ("faults: [{drop: 1.5}]", "1:17: faults[0].drop: {probability}, not '1.5'"),
+    ("faults: [{duplicate: yes}]", "1:22: faults[0].duplicate: {probability}, not yes"),
+    ("faults:\n- block: 1", "2:10: faults[0].block: must be true or false, not 1"),
+    ("faults: [{delay: 5}]", "1:18: faults[0].delay: {delay}, not 5"),
+    (
+        "faults: [{delay: 5ms..1ms}]",
+        "1:18: faults[0].delay: {delay}, not '5ms..1ms': '5ms..1ms' ends before it begins; write 1ms..5ms",
+    ),
+    ("faults: [{block: true, vector: x}]", "1:32: faults[0].vector: must be a vector's number, or * for all, not 'x'"),
+    # Between the settings of a rule, and with the fabric's
+    (
+        "faults: [{src: 1}]",
+        "1:10: faults[0]: must have one of drop, delay, duplicate, block, corrupt, and has none",
+    ),
+    (
+        "faults: [{drop: 1, block: true}]",
+        "1:27: faults[0].block: is one thing, and drop another: write a rule for each",
+    ),
+    ("faults: [{src: 14, drop: 1}]", "1:16: faults[0].src: must be one of this fabric's ids, 0 to 13, not 14"),
+    ("peers: 3\nfaults: [{dst: 3, drop: 1}]", "2:16: faults[0].dst: must be one of this fabric's ids, 0 to 2, not 3"),
+    (
+        "faults: [{dst: switch, drop: 1}]",
+        "1:16: faults[0].dst: must be a peer, and with personality plain the switch is none",
+    ),
+    (
+        "personality: genz\nfaults: [{dst: 15, drop: 1}]",
+        "2:16: faults[0].dst: must be written switch: 15 is the id of the switch",
+    ),
+    (
+        "faults: [{src: 1, dst: 1, drop: 1}]",
+        "1:24: faults[0].dst: must be another than src: nobody rings itself through famezd",
+    ),
+    (
+        "faults: [{vector: 16, drop: 1}]",
+        "1:19: faults[0].vector: must be 0 to 15, as there are 16 vectors, not 16",
+    ),
+    (
+        "faults: [{corrupt: 1}]",
+        "1:20: faults[0].corrupt: needs a mailbox with slots, as personality genz has, and not plain",
+    ),
+    (
+        "personality: genz\nfaults: [{message: true, delay: 1s}]",
+        "2:20: faults[0].message: is for drop and corrupt, not for delay: leave it out",
+    ),
+    (
+        "personality: genz\nfaults: [{message: true, drop: 1, vector: 1}]",
+        "2:43: faults[0].vector: is no part of a rule for messages, whose vector is their sender's id: leave it out",
+    ),
+    (
+        "doorbells: direct\nfaults: [{block: true}]",
+        "2:9: faults: are for relayed doorbells, and direct ones do not pass famezd: set doorbells to relayed,"
+        " or leave this out",
+    ),
+    (f"faults: [{'{block: true}, ' * 65}]", "1:9: faults: must be at most 64 rules, not 65"),
     # Between settings
     (
         "personality: genz\nvectors: 15",
@@ -372,7 +435,8 @@ FABRIC_MISTAKES = [
     ("peers: &p 3\nvectors: *p", "2:10: aliases are not supported: write the value out"),
     (
         "<<: {peers: 3}",
-        "1:1: <<: unknown key, known are personality, peers, vectors, doorbells, ports, socket, mailbox, access",
+        "1:1: <<: unknown key, known are personality, peers, vectors,"
+        " doorbells, ports, socket, mailbox, access, faults",
     ),
     ("x: " + "[" * 5000, "1:35: nested deeper than 32 levels"),
     ("#" * (1 << 20) + "\n", "1:1: is longer than 1048576 bytes"),
@@ -389,6 +453,21 @@ class TestMistakes:
     @pytest.mark.parametrize(("text", "line"), FABRIC_MISTAKES, ids=[str(text)[:60] for text, _ in FABRIC_MISTAKES])
     def test_in_fabric(self, write: Write, text: str | bytes, line: str) -> None:
         assert problems(write(a=text)) == [f"fabrics.d/a.yaml:{line.format(**PHRASES)}"]
+
+    def test_all_of_many_rules(self, write: Write) -> None:
+        """Each at its place, and none that may only follow from another, or that may be another rule's."""
+        path = write(
+            a="faults:\n- {src: 99, dst: 98, drop: 2}\n- {src: 97}\n- {src: 96, block: true}\n"
+            "- 7\n- {src: 95, drop: 1}\n"
+        )
+        assert [line.split(" ")[:2] for line in problems(path)] == [
+            ["fabrics.d/a.yaml:2:9:", "faults[0].src:"],
+            ["fabrics.d/a.yaml:2:18:", "faults[0].dst:"],
+            ["fabrics.d/a.yaml:2:28:", "faults[0].drop:"],
+            ["fabrics.d/a.yaml:3:9:", "faults[1].src:"],
+            ["fabrics.d/a.yaml:4:9:", "faults[2].src:"],
+            ["fabrics.d/a.yaml:5:3:", "faults[3]:"],
+        ]
 
     def test_all_of_all_files_in_order(self, write: Write) -> None:
         path = write(
@@ -429,7 +508,7 @@ class TestFiles:
         path.unlink()
         assert problems(path) == [
             "fabrics.d/a.yaml:1:1: x: unknown key, known are personality, peers, vectors,"
-            " doorbells, ports, socket, mailbox, access",
+            " doorbells, ports, socket, mailbox, access, faults",
             "famezd.yaml:1:1: cannot be read: No such file or directory",
         ]
 
@@ -606,6 +685,7 @@ KEYS = [
     *(key for model in SECTIONS for key in model.model_fields),
     *("listen", "level", "format", "owner", "group", "mode", "path", "name", "size", "backing", "x", "<<"),
     *("users", "groups", "peers_per_user"),
+    *FaultSettings.model_fields,
 ]
 SCALARS = (
     st.none()
@@ -615,7 +695,25 @@ SCALARS = (
     | st.text(max_size=8)
     | st.dates()
     | st.binary(max_size=4)
-    | st.sampled_from(["genz", "plain", "fresh", "64K", "/x", "0660", "file", "memfd", "root", "[::1]:1", "1:1", 4096])
+    | st.sampled_from(
+        [
+            "genz",
+            "plain",
+            "fresh",
+            "64K",
+            "/x",
+            "0660",
+            "file",
+            "memfd",
+            "root",
+            "[::1]:1",
+            "1:1",
+            4096,
+            "*",
+            "5ms",
+            "10%",
+        ]
+    )
 )
 KEY = st.sampled_from(KEYS) | SCALARS
 VALUES = st.recursive(

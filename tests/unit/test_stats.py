@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from famezd.fabric.settings import Settings
+from famezd.faults import MAX_RULES
 from famezd.stats import (
     ANYBODY,
     COUNT_LIMIT,
     IN_FLIGHT,
     JOINS,
     LAYOUT_VERSION,
+    RULE_WORDS,
     SWITCH_ROW,
     TOLD_WORDS,
     TOTALS,
@@ -311,7 +313,7 @@ def test_each_peer_has_marks_of_its_own_for_the_greeting_and_every_place(page: P
     places = page.shape.places
     at = [page.told_at(place) + word for place in range(places) for word in range(TOLD_WORDS)]
     at += [page.told_at(place, other) for place in range(places) for other in range(places)]
-    assert sorted(at) == list(range(page.shape.told_at, page.shape.words))
+    assert sorted(at) == list(range(page.shape.told_at, page.shape.journal_at))
 
 
 def test_a_newcomer_has_been_told_nothing_and_others_what_they_were(page: Page) -> None:
@@ -360,4 +362,6 @@ def test_the_doorbells_follow_the_places(page: Page) -> None:
     assert shape.doorbells_at == 7 + TOTALS_WORDS + shape.places * 5
     assert shape.former_at - shape.doorbells_at == shape.rows * shape.places * shape.vectors == len(page.doorbells())
     assert shape.answered_at - shape.former_at == shape.places * shape.vectors == len(page.former())
-    assert shape.words == shape.told_at + shape.places * (TOLD_WORDS + shape.places)
+    assert shape.journal_at == shape.told_at + shape.places * (TOLD_WORDS + shape.places)
+    assert shape.ruled_at - shape.rules_at == MAX_RULES * RULE_WORDS
+    assert shape.passed_at - shape.ruled_at == shape.words - shape.passed_at == shape.places * shape.vectors

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from famezd.config import load
+from famezd.config import FaultSettings, load
 from famezd.notify import Manager, NotifySocket
 from famezd.supervisor.accepted import Accepted, at_start, keep, recall
+from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.store import Store
 from tests.unit.test_worker_log import write_config
 
@@ -198,3 +199,16 @@ def test_what_waited_for_a_restart_waits_after_a_crash_unless_it_was_changed_aga
     (tmp_path / "fabrics.d" / "other.yaml").write_text("peers: 8")
     found, _ = at_start(path, systemd.start())
     assert [found.fabric(name).peers for name in ("lab", "other")] == [3, 8]
+
+
+def test_fault_rules_go_on_with_their_ids_after_a_restart(systemd: Systemd, tmp_path: Path) -> None:
+    path = write_config(tmp_path, lab="faults: [{src: 1, drop: 0.1}, {block: true}]", other="")
+    config = load(path)
+    fabric = config.fabrics["lab"]
+    table = FaultTable().fitting(fabric).added(FaultSettings(dst=2, delay="1ms..5ms"))
+    keep(Accepted(config=config, faults={"lab": table, "gone": FaultTable(last=5)}), systemd.start())
+    systemd.hear()
+    found, _ = at_start(path, systemd.start())
+    assert found.faults == {"lab": table}
+    assert found.faults["lab"].text == table.text
+    assert found.faults["lab"].fitting(fabric) == table
