@@ -219,6 +219,14 @@ class Page:
         """Who is there now, by place."""
         return [o for place in range(self.shape.places) if (o := self._occupant(place)) is not None]
 
+    def occupant(self, peer: int) -> Occupant | None:
+        """The peer with this id, None if it is not there."""
+        first = self._place(0) + 4
+        successors = self.words[first : self._place(self.shape.places) : PLACE_WORDS].tolist()
+        # More than one place may have had it last.
+        found = (self._occupant(place) for place, successor in enumerate(successors) if successor == peer + 1)
+        return next((occupant for occupant in found if occupant is not None and occupant.peer == peer), None)
+
     def uid(self, place: int) -> int:
         """The user id of the place's present or last peer, 0 if it never had one."""
         return self.words[self._place(place) + 2]

@@ -17,6 +17,7 @@ from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
 from famezd.fabric.peer import program
+from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
 from famezd.supervisor.view import ConfigView, FabricView
 
@@ -79,17 +80,28 @@ class _Handlers:
     async def peers(self, request: web.Request) -> web.Response:
         view = self._view(request)
         peers = [
-            {"id": p.id, "pid": p.pid, "uid": p.uid, "program": program(p.pid), "joined": p.joined} for p in view.peers
+            {
+                "id": p.id,
+                "name": p.name,
+                "kind": p.kind,
+                "pid": p.pid,
+                "uid": p.uid,
+                "program": sanitised(program(p.pid), LONGEST),
+                "joined": p.joined,
+            }
+            for p in view.peers
         ]
-        return _json({"fabric": view.fabric.name, "peers": peers})
+        s = view.switch
+        switch = None if s is None else {"id": s.id, "name": s.name, "kind": s.kind, "pid": s.pid, "uid": s.uid}
+        return _json({"fabric": view.fabric.name, "peers": peers, "switch": switch})
 
     async def doorbells(self, request: web.Request) -> web.Response:
         view = self._view(request)
         pairs = [{"src": src, "dst": dst, "count": n} for (src, dst), n in sorted(view.pairs.items())]
         vectors = [{"dst": dst, "vector": v, "count": n} for (dst, v), n in sorted(view.vectors.items())]
         # Direct ones are not counted, but for those to and from the switch: who asks should know.
-        how = view.fabric.doorbells
-        return _json({"fabric": view.fabric.name, "doorbells": how, "pairs": pairs, "vectors": vectors})
+        how, names = view.fabric.doorbells, {p.id: p.name for p in view.everybody}
+        return _json({"fabric": view.fabric.name, "doorbells": how, "names": names, "pairs": pairs, "vectors": vectors})
 
     def _view(self, request: web.Request) -> FabricView:
         name, views = request.match_info["fabric"], self._look()
@@ -136,10 +148,8 @@ class _ChangingHandlers:
     @_logged
     async def kick(self, request: web.Request) -> web.Response:
         fabric, peer = request.match_info["fabric"], request.match_info["peer"]
-        if not peer.isdecimal():
-            raise _no(web.HTTPNotFound, f"a peer's id is a number, not {peer!r}; `famezctl peers {fabric}` lists them")
-        await self._operations.kick(fabric, int(peer))
-        return _json({"kicked": int(peer)})
+        kicked, name = await self._operations.kick(fabric, peer)
+        return _json({"kicked": kicked, "name": name})
 
 
 def _no(kind: type[web.HTTPError], why: str) -> web.HTTPError:

@@ -1,9 +1,11 @@
 """From what the configuration says of a fabric to what its worker is told."""
 
 from collections.abc import Iterable
+from functools import cache
 
-from famezd.config import Fabric, personality_reference
+from famezd.config import Fabric, personality_class, personality_reference
 from famezd.fabric.settings import Settings
+from famezd.switch.personality import Personality
 
 
 def worker_settings(fabric: Fabric) -> Settings:
@@ -30,6 +32,12 @@ def worker_settings(fabric: Fabric) -> Settings:
         groups=_list(access.group_ids),
         peers_per_user=access.peers_per_user or 0,
     )
+
+
+@cache
+def personality(name: str) -> type[Personality]:
+    """A personality's class, loaded once: to look through what is installed takes too long for every look."""
+    return personality_class(name)
 
 
 def _list(identities: Iterable[int]) -> str:
