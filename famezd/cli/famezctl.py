@@ -6,6 +6,7 @@ import argparse
 import http.client
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -137,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     kick.add_argument("fabric", metavar="FABRIC")
     kick.add_argument("peer", metavar="PEER", help="its id or its name, as in the list of `peers`")
     kick.set_defaults(ask=_ask_kick, show=_show_kick)
+    qemu = verbs.add_parser("qemu", help="QEMU's arguments for a machine on a fabric")
+    qemu.add_argument("fabric", metavar="FABRIC")
+    qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
+    qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
     return parser
 
 
@@ -146,6 +151,11 @@ def _ask_fabric(what: str, ask: Callable[[Path, str], Any] = get) -> Any:  # noq
 
 def _ask_kick(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
     return post(path, f"{_fabric(arguments)}/peers/{quote(arguments.peer, safe='')}/kick")
+
+
+def _ask_qemu(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    port = "" if arguments.port is None else f"?port={arguments.port}"
+    return get(path, f"{_fabric(arguments)}/qemu{port}")
 
 
 def _fabric(arguments: argparse.Namespace) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.fabric.access import Rules, rules
+from famezd.fabric.pins import Pins, pins, port_socket
 from famezd.mailbox import Backing
 from famezd.stats import Shape
 
@@ -50,6 +51,19 @@ class Settings(NamedTuple):
     groups: str = ""
     peers_per_user: int = 0
     """0 for no limit."""
+    pins: str = ""
+    """Ports that are kept for somebody; see `famezd.fabric.pins`."""
+    port_sockets: str = ""
+    """The directory of ports' own sockets."""
+
+    @property
+    def pinned(self) -> Pins:
+        """The pins; raises PinsError for what is none."""
+        return pins(self.pins)
+
+    def port_socket(self, port: int) -> str:
+        """The path of a port's own socket."""
+        return port_socket(self.port_sockets, self.name, port)
 
     @property
     def access(self) -> Rules:
@@ -83,7 +97,8 @@ class Settings(NamedTuple):
         """
         others = self.peers - 1 + switch
         each = 1 + self.vectors * (others + 1 if self.relayed else 1)
-        return self.peers * each + (0 if self.relayed else self.vectors * switch) + SPARE_DESCRIPTORS
+        bells = 0 if self.relayed else self.vectors * switch
+        return self.peers * each + bells + len(self.pinned.sockets) + SPARE_DESCRIPTORS
 
     @property
     def fixed(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
+from famezd.attach import NoPortSocketError, qemu_arguments
 from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
@@ -37,6 +38,7 @@ def application(
             web.get("/api/v1/status", handlers.status),
             web.get("/api/v1/fabrics/{fabric}/peers", handlers.peers),
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
+            web.get("/api/v1/fabrics/{fabric}/qemu", handlers.qemu),
         ]
     )
     if operations is not None:
@@ -102,6 +104,16 @@ class _Handlers:
         # Direct ones are not counted, but for those to and from the switch: who asks should know.
         how, names = view.fabric.doorbells, {p.id: p.name for p in view.everybody}
         return _json({"fabric": view.fabric.name, "doorbells": how, "names": names, "pairs": pairs, "vectors": vectors})
+
+    async def qemu(self, request: web.Request) -> web.Response:
+        fabric, port = self._view(request).fabric, request.query.get("port")
+        if port is not None and not (port.isascii() and port.isdecimal() and len(port) <= 5):
+            raise _no(web.HTTPBadRequest, f"port must be a number, not {port!r}")
+        try:
+            arguments = qemu_arguments(fabric, None if port is None else int(port))
+        except NoPortSocketError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        return _json({"fabric": fabric.name, "arguments": arguments})
 
     def _view(self, request: web.Request) -> FabricView:
         name, views = request.match_info["fabric"], self._look()

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from famezd.config import Fabric, personality_class, personality_reference
+from famezd.fabric.pins import Pins
 from famezd.fabric.settings import Settings
 from famezd.switch.personality import Personality
 
@@ -31,7 +32,14 @@ def worker_settings(fabric: Fabric) -> Settings:
         users=_list(access.user_ids),
         groups=_list(access.group_ids),
         peers_per_user=access.peers_per_user or 0,
+        pins=str(_pins(fabric)),
+        port_sockets=next((str(pin.path.parent) for pin in fabric.pins.values() if pin.path is not None), ""),
     )
+
+
+def _pins(fabric: Fabric) -> Pins:
+    users = {port: uid for port, pin in fabric.pins.items() if (uid := pin.uid) is not None}
+    return Pins(users, frozenset(port for port, pin in fabric.pins.items() if pin.path is not None))
 
 
 @cache
