@@ -10,6 +10,7 @@ import pytest
 
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import START_FAILED
+from tests.fabric import tracing
 from tests.fabric.conftest import Start, settings
 from tests.fabric.lineage import handed_over, prepared
 from tests.fabric.test_access import LET_IN, REFUSED, ROOT, UID, newcomer
@@ -17,6 +18,8 @@ from tests.fabric.test_bad_peers import fill, refused, rings
 from tests.fabric.workers import GENZ, Raw, Worker
 
 OWN = os.geteuid()
+ACCEPT4 = 288 if os.uname().machine == "x86_64" else 242
+"""Its number, on x86_64 and as most other architectures have it."""
 
 
 def pinned(folder: Path, pins: str, **given: object) -> Settings:
@@ -75,6 +78,27 @@ def test_a_machine_that_is_restarted_finds_its_port_free_at_once(start: Start, f
         assert of_user.id == 4
     rings(worker, of_user, at_socket)
     assert worker.refused == 0
+
+
+def test_a_hang_up_that_is_not_heard_of_yet_is_looked_for(start: Start) -> None:
+    """It comes when the worker has begun to accept: without looking it would give another port."""
+    worker = start(pins=f"4:{OWN}")
+    before, other = worker.join(), worker.join()
+    assert (before.id, other.id) == (4, 0)
+    worker.barrier()
+    with tracing.stopped(worker.pid):
+        again = worker.connect()
+        while not accepts(worker.pid):
+            tracing.to_system_call(worker.pid)
+        before.close()
+    assert again.set_up().id == 4
+    rings(worker, again, other)
+
+
+def accepts(pid: int) -> bool:
+    """Whether a process is about to accept a connection."""
+    call = tracing.system_call(pid)
+    return call is not None and call.number == ACCEPT4
 
 
 def test_the_first_of_a_user_gets_its_port_whatever_is_free(start: Start) -> None:
