@@ -107,7 +107,7 @@ class _Handlers:
 
     async def qemu(self, request: web.Request) -> web.Response:
         fabric, port = self._view(request).fabric, request.query.get("port")
-        if port is not None and not (port.isascii() and port.isdecimal() and len(port) <= 5):
+        if port is not None and not (port.isascii() and port.isdecimal() and len(port) < 10):
             raise _no(web.HTTPBadRequest, f"port must be a number, not {port!r}")
         try:
             arguments = qemu_arguments(fabric, None if port is None else int(port))
