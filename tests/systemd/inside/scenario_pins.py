@@ -39,6 +39,7 @@ def test_ports_sockets_survive_famezd() -> None:
             assert path.stat().st_ino == file
         with unit.down():
             unit.write("lab", **LAB | {"pins": {2: {"socket": True}}})
+        unit.await_active()
         assert not path.exists()
         with Peer.join(unit.runtime / "lab.2.sock") as peer:
             assert peer.id == 2
