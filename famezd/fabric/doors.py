@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from famezd.fabric.listener import give_socket, listen
+from famezd.errors import FamezError
+from famezd.fabric.listener import give_socket, identity, listen, unlink
 from famezd.fabric.settings import Settings
 
 SOCKET = "socket"
@@ -92,4 +93,11 @@ class Doors:
 
     def _open(self, path: str) -> socket.socket:
         own = self._settings
-        return listen(path, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
+        try:
+            return listen(path, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
+        except FamezError:
+            # There will be nobody to listen at those that were opened.
+            for _, descriptor in self._new:
+                opened = self._doors[descriptor].listener.getsockname()
+                unlink(opened, identity(opened))
+            raise

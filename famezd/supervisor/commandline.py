@@ -1,7 +1,11 @@
 """What a peer's process is, by its command line: a QEMU and the machine's name, or some program on the host.
 
-A process can write what it likes there, so this is no more than what it calls itself. Sources: proc_pid_cmdline(5),
-proc_pid_stat(5); QEMU's manual, -name, and its QemuOpts, where a comma in a value is doubled.
+A process can write what it likes there, so this is no more than what it calls itself. To read it the kernel takes the
+lock of the process's memory, which can be held for as long as some file system, also one of the process's own (FUSE),
+does not answer: so it is read by a thread, and nobody waits for that for long.
+
+Sources: proc_pid_cmdline(5), proc_pid_stat(5); QEMU's manual, -name, and its QemuOpts, where a comma in a value is
+doubled.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from threading import Thread
 from typing import NamedTuple
 
 QEMU, HOST, UNKNOWN = "qemu", "host", "unknown"
@@ -20,6 +25,8 @@ _QEMU = re.compile(r"qemu-system-.+|qemu-kvm|qemu|kvm")
 _LONGEST = 1 << 16
 """Bytes of a command line that are read; libvirt's are a tenth of that, and -name comes first."""
 _TICKS = os.sysconf("SC_CLK_TCK")
+WITHIN = 0.5
+"""Seconds to wait for a command line: it takes some microseconds, and a thread's start a few more."""
 _SLACK = 1.0
 """Seconds by which the two clocks may be apart; no pid comes round as fast."""
 
@@ -49,6 +56,41 @@ def program_of(pid: int, joined: float) -> Program:
         return Program(UNKNOWN)
     finally:
         os.close(folder)
+
+
+class Reading:
+    """A command line that was read, or still is: then nothing is known of it yet."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+
+class Reader:
+    """Reads command lines. One that does not come is nobody's loss but that of the user whose process it is."""
+
+    def __init__(self, look: Callable[[int, float], Program] = program_of) -> None:
+        self._look = look
+        self._late: dict[int, Thread] = {}
+        """What still reads, by the process's user."""
+
+    def read(self, pid: int, uid: int, joined: float) -> Reading:
+        """Reads that of a user's process, by `program_of`; of users with one that is late no other is read."""
+        reading = Reading(Program(UNKNOWN))
+        if uid in self._late and self._late[uid].is_alive():
+            return reading
+
+        def read() -> None:
+            reading.program = self._look(pid, joined)
+
+        # Not waited for at the end either.
+        thread = Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(WITHIN)
+        if thread.is_alive():
+            self._late[uid] = thread
+        else:
+            self._late.pop(uid, None)
+        return reading
 
 
 def understand(command: Sequence[str]) -> Program:

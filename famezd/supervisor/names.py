@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from famezd.mailbox import NAME_SIZE
 from famezd.stats import Occupant
-from famezd.supervisor.commandline import Program, program_of
+from famezd.supervisor.commandline import Program, Reader, Reading
 
 SWITCH = "switch"
 """The kind of the switch, and its name while there is none in its slot."""
@@ -47,14 +47,19 @@ class Named(NamedTuple):
 class _Record:
     """What is known of one peer."""
 
-    __slots__ = ("changed", "joined", "name", "peer", "program")
+    __slots__ = ("_reading", "changed", "joined", "name", "peer")
 
-    def __init__(self, peer: int, joined: int, program: Program) -> None:
+    def __init__(self, peer: int, joined: int, reading: Reading) -> None:
         self.peer = peer
         self.joined = joined
-        self.program = program
+        self._reading = reading
         self.name = ""
         self.changed: float | None = None
+
+    @property
+    def program(self) -> Program:
+        """What its process is, as far as that is known yet."""
+        return self._reading.program
 
     def is_of(self, occupant: Occupant | None) -> bool:
         """Whether it is of this one, and not of an earlier peer with its id."""
@@ -71,6 +76,7 @@ class Names:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._reader = Reader()
         self._records: dict[int, _Record] = {}
         self._holders: dict[str, int] = {}
         """Whose each name is, by what `_folded` makes of it."""
@@ -97,8 +103,8 @@ class Names:
             self._forget(record)
             record = None
         if record is None:
-            program = program_of(occupant.pid, occupant.joined / 1e9)
-            record = self._records[occupant.peer] = _Record(occupant.peer, occupant.joined, program)
+            reading = self._reader.read(occupant.pid, occupant.uid, occupant.joined / 1e9)
+            record = self._records[occupant.peer] = _Record(occupant.peer, occupant.joined, reading)
         claim = sanitised(nodename(occupant.peer), NAME_SIZE - 1) or sanitised(record.program.name, LONGEST)
         self._call(record, self._unique(claim, occupant.peer) if claim else str(occupant.peer))
         return record.name
@@ -118,7 +124,7 @@ class Names:
     def _call_switch(self, switch: int, nodename: Nodename) -> None:
         record = self._records.get(switch)
         if record is None:
-            record = self._records[switch] = _Record(switch, 0, Program(SWITCH))
+            record = self._records[switch] = _Record(switch, 0, Reading(Program(SWITCH)))
         claim = sanitised(nodename(switch), NAME_SIZE - 1)
         self._call(record, self._unique(claim, switch) if claim else SWITCH)
 

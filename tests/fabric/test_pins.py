@@ -188,7 +188,7 @@ def test_a_succession_adds_and_removes_pins_and_disturbs_nobody(start: Start, fo
 
 
 def test_a_socket_that_cannot_be_made_is_named(folder: Path) -> None:
-    wanted = pinned(folder, "1:socket")
+    wanted = pinned(folder, "0:socket,1:socket")
     Path(wanted.port_socket(1)).write_text("somebody's")
     worker = Worker(wanted, folder)
     try:
@@ -197,6 +197,8 @@ def test_a_socket_that_cannot_be_made_is_named(folder: Path) -> None:
     finally:
         worker.close()
     assert Path(wanted.port_socket(1)).read_text() == "somebody's"
+    assert not Path(wanted.port_socket(0)).exists()
+    assert not Path(wanted.socket).exists()
 
 
 def test_pins_that_are_none_are_named(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import shlex
 import signal
+from collections.abc import Set
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,19 +24,25 @@ def info(famezd: Famezd) -> set[tuple[str, ...]]:
     return set(famezd.metrics("famez_peer_info", "peer", "name", "kind"))
 
 
+def await_info(famezd: Famezd, expected: Set[tuple[str, ...]]) -> None:
+    """Waits until that is so: a command line is not waited for for long."""
+    eventually(lambda: info(famezd) == expected, f"the peers are {expected}")
+
+
 def test_machines_are_called_as_qemu_was_told(tmp_path: Path) -> None:
     options = [[], ["-name", "web"], ["-name", "guest=data base,,1,debug-threads=on,process=other"], ["-name", "web"]]
     with Famezd(tmp_path, {FABRIC: {"peers": 5, "vectors": 4}}) as famezd, ExitStack() as stack:
         for option in options:
             stack.enter_context(Machine([*famezd.qemu(FABRIC), *option], tmp_path))
         stack.enter_context(famezd.join(FABRIC))
-        assert info(famezd) == {
+        expected = {
             ("0", "0", "qemu"),
             ("1", "web", "qemu"),
             ("2", "data base,1", "qemu"),
             ("3", "web~3", "qemu"),
             ("4", "4", "host"),
         }
+        await_info(famezd, expected)
         peers = famezd.ctl("peers", FABRIC).stdout.splitlines()
         assert peers[2].split()[:3] == ["1", "web", "qemu"]
         assert "peer=1" in (line := next(line for line in famezd.log.read_text().splitlines() if "name=web" in line))
@@ -49,7 +56,7 @@ def test_a_driver_in_the_guest_names_its_machine(tmp_path: Path) -> None:
         Machine([*famezd.qemu(FABRIC), "-name", "web"], tmp_path) as machine,
     ):
         switch = ("5", "Z-switch", "switch")
-        assert info(famezd) == {("1", "web", "qemu"), switch}
+        await_info(famezd, {("1", "web", "qemu"), switch})
         machine.memory_write(machine.peer_id * SLOT_SIZE, b"node1.1\0")
         assert info(famezd) == {("1", "node1.1", "qemu"), switch}
 
@@ -57,7 +64,7 @@ def test_a_driver_in_the_guest_names_its_machine(tmp_path: Path) -> None:
 def test_machines_get_their_ports_again_in_whatever_order_they_start(tmp_path: Path) -> None:
     with Famezd(tmp_path, {FABRIC: PINNED}) as famezd:
         command = {port: shlex.split(famezd.ctl("qemu", FABRIC, "--port", str(port)).stdout) for port in (2, 3, 5)}
-        order = random.Random(0)
+        order, switch = random.Random(0), ("7", "Z-switch", "switch")
         for _ in range(4):
             ports = order.sample(sorted(command), 3)
             with ExitStack() as stack:
@@ -67,7 +74,7 @@ def test_machines_get_their_ports_again_in_whatever_order_they_start(tmp_path: P
                     stack.enter_context(machine)
                 assert {p: m.peer_id for p, m in machines.items()} == {p: p for p in ports}
                 assert ordinary.peer_id == 1
-                assert {(str(p), f"vm{p}", "qemu") for p in ports} < info(famezd)
+                await_info(famezd, {("1", "1", "qemu"), switch} | {(str(p), f"vm{p}", "qemu") for p in ports})
                 # One is killed and started again beside the others.
                 victim = ports[0]
                 machines[victim].kill()

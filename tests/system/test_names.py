@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,11 @@ def info(famezd: Famezd, fabric: str) -> set[tuple[str, ...]]:
     assert set(values.values()) <= {1}
     assert {uid for *_, uid in values} <= {str(os.getuid())}
     return {tuple(labels[:3]) for name, *labels, _ in values if name == fabric}
+
+
+def await_info(famezd: Famezd, fabric: str, expected: Set[tuple[str, ...]]) -> None:
+    """Waits until that is so: a command line is not waited for for long."""
+    eventually(lambda: info(famezd, fabric) == expected, f"the peers are {expected}")
 
 
 def test_a_peer_is_called_as_its_slot_says(famezd: Famezd) -> None:
@@ -149,18 +154,18 @@ def test_a_machine_of_libvirts_is_called_as_its_domain(famezd: Famezd) -> None:
         eventually(
             lambda: re.search(rf"peer joined .*peer={peer} .*name=dom1", famezd.log.read_text()), "its join is logged"
         )
-        assert info(famezd, "plain") == {(str(peer), "dom1", "qemu")}
+        await_info(famezd, "plain", {(str(peer), "dom1", "qemu")})
         with joined_by(famezd, "plain", LIBVIRT) as second:
-            assert info(famezd, "plain") == {(str(peer), "dom1", "qemu"), (str(second), f"dom1~{second}", "qemu")}
+            await_info(famezd, "plain", {(str(peer), "dom1", "qemu"), (str(second), f"dom1~{second}", "qemu")})
     eventually(lambda: re.search(rf"peer left .*peer={peer} .*name=dom1", famezd.log.read_text()), "its end is logged")
 
 
 def test_a_name_outlives_the_worker(famezd: Famezd) -> None:
     with joined_by(famezd, "plain", LIBVIRT) as peer, joined_by(famezd, "plain", LIBVIRT) as second:
         named = {(str(peer), "dom1", "qemu"), (str(second), f"dom1~{second}", "qemu")}
-        assert info(famezd, "plain") == named
+        await_info(famezd, "plain", named)
         assert famezd.ctl("restart", "plain").returncode == 0
-        assert info(famezd, "plain") == named
+        await_info(famezd, "plain", named)
 
 
 def test_who_only_connects_has_no_name(famezd: Famezd) -> None:

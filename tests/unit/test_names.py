@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from famezd.mailbox import NAME_SIZE, FileMemory, Slots, slots_size
 from famezd.stats import Occupant
-from famezd.supervisor.commandline import HOST, QEMU, UNKNOWN, Program, guest_name, program_of, understand
+from famezd.supervisor.commandline import HOST, QEMU, UNKNOWN, Program, Reader, guest_name, program_of, understand
 from famezd.supervisor.names import RENAME, SWITCH, Named, Names, sanitised
 
 SLOT = NAME_SIZE - 1
@@ -358,6 +359,32 @@ def test_a_process_that_began_after_the_join_is_another_with_the_same_pid() -> N
 def test_a_process_that_cannot_be_seen_is_unknown() -> None:
     assert program_of(0, time.time()) == Program(UNKNOWN)
     assert program_of(os.getpid(), time.time()) == Program(HOST)
+
+
+def test_a_process_that_keeps_its_command_line_back_costs_only_its_user_its_name() -> None:
+    answered, reads = threading.Event(), list[int]()
+
+    def look(pid: int, joined: float) -> Program:
+        reads.append(pid)
+        if pid == 1:
+            answered.wait(60)
+        return Program(QEMU, f"vm{pid}")
+
+    reader = Reader(look)
+    kept_back = reader.read(1, 1000, 0.0)
+    assert kept_back.program == Program(UNKNOWN)
+    # Others are read, and of this user no other that might not answer either.
+    assert reader.read(2, 1001, 0.0).program == Program(QEMU, "vm2")
+    assert reader.read(3, 1000, 0.0).program == Program(UNKNOWN)
+    assert reads == [1, 2]
+    answered.set()
+    while kept_back.program.kind == UNKNOWN:
+        time.sleep(0.001)
+    assert kept_back.program == Program(QEMU, "vm1")
+    while (later := reader.read(4, 1000, 0.0)).program.kind == UNKNOWN:
+        # The thread that answered is about to end.
+        time.sleep(0.001)
+    assert later.program == Program(QEMU, "vm4")
 
 
 def test_of_a_peer_in_its_slot_and_on_its_command_line_the_slot_counts() -> None:
