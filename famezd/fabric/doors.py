@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -34,6 +34,8 @@ class Door(NamedTuple):
     listener: socket.socket
     port: int | None
     """The port that is given there, None at the fabric's own."""
+    file: tuple[int, int] | None
+    """The identity of the socket's file."""
 
 
 class Doors:
@@ -58,7 +60,7 @@ class Doors:
             if listener is None:
                 listener = self._open(path)
                 self._new.append((name, listener.fileno()))
-            self._doors[listener.fileno()] = Door(listener, port)
+            self._doors[listener.fileno()] = Door(listener, port, identity(path))
         self._obsolete = [name for name in given if NAME.fullmatch(name) and name not in wanted]
         for name in self._obsolete:
             for descriptor in given[name]:
@@ -70,6 +72,10 @@ class Doors:
             keeper.store(name, [descriptor])
         for name in self._obsolete:
             keeper.forget(name)
+
+    def discard(self) -> None:
+        """Removes their files, as far as these are still their own."""
+        self._unlink(self._doors.values())
 
     def __iter__(self) -> Iterator[Door]:
         return iter(self._doors.values())
@@ -97,7 +103,9 @@ class Doors:
             return listen(path, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
         except FamezError:
             # There will be nobody to listen at those that were opened.
-            for _, descriptor in self._new:
-                opened = self._doors[descriptor].listener.getsockname()
-                unlink(opened, identity(opened))
+            self._unlink(self._doors[descriptor] for _, descriptor in self._new)
             raise
+
+    def _unlink(self, doors: Iterable[Door]) -> None:
+        for door in doors:
+            unlink(door.listener.getsockname(), door.file)

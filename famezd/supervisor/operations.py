@@ -163,7 +163,8 @@ class Operations:
         service = self._service
         for name, worker in service.workers.items():
             fabric = config.fabrics[name]
-            if name in service.accepted.served or fabric == worker.fabric:
+            failed = worker.state is State.FAILED
+            if name in service.accepted.served or (fabric == worker.fabric and not failed):
                 continue
             if worker_settings(fabric) == worker.settings and worker.state is State.SERVING:
                 worker.fabric = fabric

@@ -250,6 +250,19 @@ def test_what_disconnects_nobody_is_done_at_once(famezd: Famezd) -> None:
             assert peer.vectors == 5
 
 
+def test_a_reload_tries_again_what_failed(famezd: Famezd) -> None:
+    folder = famezd.config.parent / "not there yet"
+    define(famezd, "new", peers=2, socket={"path": str(folder / "new.sock")})
+    for _ in range(2):
+        done = famezd.ctl("reload")
+        assert done.returncode == 3
+        assert "fabric new failed: cannot listen on" in done.stdout
+    folder.mkdir()
+    assert famezd.ctl("reload").stdout == "changed: new\n"
+    with Peer.join(folder / "new.sock") as peer:
+        assert peer.id == 0
+
+
 def test_what_fits_is_changed_in_place(famezd: Famezd) -> None:
     with famezd.join("lab") as one, famezd.join("lab") as other:
         moved = famezd.runtime / "moved.sock"
