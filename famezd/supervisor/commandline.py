@@ -25,6 +25,7 @@ _QEMU = re.compile(r"qemu-system-.+|qemu-kvm|qemu|kvm")
 _LONGEST = 1 << 16
 """Bytes of a command line that are read; libvirt's are a tenth of that, and -name comes first."""
 _TICKS = os.sysconf("SC_CLK_TCK")
+"""In a second, of the time at which a process began."""
 WITHIN = 0.5
 """Seconds to wait for a command line: it takes some microseconds, and a thread's start a few more."""
 _SLACK = 1.0
@@ -84,7 +85,11 @@ class Reader:
 
         # Not waited for at the end either.
         thread = Thread(target=read, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            # There is no room for one more: a name is not worth more than that.
+            return reading
         thread.join(WITHIN)
         if thread.is_alive():
             self._late[uid] = thread
