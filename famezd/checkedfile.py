@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast, get_args, get_origin
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -30,8 +30,12 @@ class Mistake:
     loc: Loc
     message: str
     because: frozenset[str] = frozenset()
+    whole: bool = False
+    """Whether it was concluded from all that is at `loc`, so that any problem in there may be what it comes from."""
 
 
+_KEY = "[key]"
+"""What pydantic puts after the place of a key that is not allowed."""
 _STRUCTURES = {
     "model_type": "a mapping of settings",
     "dict_type": "a mapping of settings",
@@ -56,7 +60,8 @@ class CheckedFile(Generic[Settings]):
             details = error.errors(include_url=False)
             for detail in details:
                 self._report_detail(detail)
-            self.settings = model.model_validate(_without(document.data, {detail["loc"] for detail in details}))
+            wrong = {_of_key(detail["loc"]) or detail["loc"] for detail in details}
+            self.settings = model.model_validate(_without(document.data, wrong))
 
     def report(self, loc: Loc, message: str) -> None:
         """Add a problem of the value at `loc`."""
@@ -64,7 +69,9 @@ class CheckedFile(Generic[Settings]):
 
     def report_mistake(self, mistake: Mistake) -> None:
         """Add a mistake, unless it only follows from others."""
-        if all(map(self.is_right, {dotted(mistake.loc), *mistake.because})):
+        key = dotted(mistake.loc)
+        follows = mistake.whole and any(problem.key.startswith(f"{key}.") for problem in self.problems)
+        if not follows and all(map(self.is_right, {key, *mistake.because})):
             self.report(mistake.loc, mistake.message)
 
     def is_right(self, key: str) -> bool:
@@ -88,8 +95,16 @@ class CheckedFile(Generic[Settings]):
             return
         context = detail.get("ctx", {})
         allowed = context.get("allowed") or context.get("expected") or _STRUCTURES[detail["type"]]
+        if (key := _of_key(loc)) is not None:
+            self._add(self._document.key_place(key), key, f"a key there must be {allowed}, not {key[-1]!r}")
+            return
         remedy = context.get("remedy") or ("leave the key out for the default" if detail["input"] is None else "")
         self.report(loc, f"must be {allowed}, not {self._document.written(loc)}" + (f": {remedy}" if remedy else ""))
+
+
+def _of_key(loc: Loc) -> Loc | None:
+    """The place of the value whose key is meant by `loc`, None if it means a value."""
+    return loc[:-1] if loc[-1] == _KEY else None
 
 
 def _without(data: Mapping[str, object], wrong: set[Loc]) -> dict[str, object]:
@@ -108,11 +123,17 @@ def _right(value: object, wrong: set[Loc], at: Loc) -> object:
 
 def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
     """List the keys of the model at `loc` in `model`."""
+    found: Any = model
     for part in loc:
-        # Keys are only unknown where pydantic looked for them: in a model, or a list of them.
-        kind = model if isinstance(part, int) else model.model_fields[part].annotation
-        model = cast("type[BaseModel]", get_args(kind)[0] if get_origin(kind) is tuple else kind)
-    return list(model.model_fields)
+        match get_origin(found):
+            case origin if origin is dict:
+                found = get_args(found)[1]
+            case origin if origin is tuple:
+                found = get_args(found)[0]
+            case _:
+                found = found.model_fields[str(part)].annotation
+    # Keys are only unknown where pydantic looked for them, in a model.
+    return list(found.model_fields)
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

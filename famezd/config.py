@@ -21,6 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
+from famezd.fabric.pins import port_socket
 from famezd.faultsettings import FaultSettings, list_mistakes
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
@@ -39,6 +40,8 @@ __all__ = [
     "Mailbox",
     "MailboxSettings",
     "MainSettings",
+    "Pin",
+    "PinSettings",
     "Problem",
     "Socket",
     "SocketSettings",
@@ -214,6 +217,33 @@ class Access(_Model):
         return list(map(kinds.group_id, self.groups))
 
 
+class PinSettings(_Model):
+    """For whom a port is kept: a user, or who joins at a socket of the port's own."""
+
+    user: Annotated[str | int, kinds.USER] | None = Field(
+        default=None,
+        description="The user, by name or number, whose first peer gets the port, and nobody else.",
+        examples=["alice"],
+    )
+    socket: Annotated[bool, kinds.BOOLEAN] = Field(
+        default=False,
+        description="true: the port has a socket of its own, <runtime directory>/<fabric>.<port>.sock, and is for who"
+        " joins there, and nobody else.",
+        examples=[True],
+    )
+
+
+class Pin(PinSettings):
+    """A pin with the path of the port's own socket."""
+
+    path: Path | None = None
+
+    @property
+    def uid(self) -> int | None:
+        """The user's number, None for a socket; FamezError if the user has gone since the settings were read."""
+        return None if self.user is None else kinds.user_id(self.user)
+
+
 class FabricSettings(_Model):
     """One fabric, named after its file: fabrics.d/<fabric>.yaml."""
 
@@ -253,6 +283,11 @@ class FabricSettings(_Model):
         description="What happens on purpose to doorbells and messages of a relayed fabric: rules, in this order.",
         examples=[[{"src": 1, "dst": "*", "vector": 3, "drop": 0.1}, {"src": 2, "dst": "switch", "delay": "1ms..5ms"}]],
     )
+    pins: dict[Annotated[int, kinds.PORT], PinSettings] = Field(
+        default={},
+        description="With sticky ports: ports that are kept for somebody, so that a machine has the same id each time.",
+        examples=[{"3": {"user": "alice"}, "4": {"socket": True}}],
+    )
 
     def mistakes(self) -> Iterator[Mistake]:
         """Yield what is wrong between settings that are each right by themselves."""
@@ -267,6 +302,23 @@ class FabricSettings(_Model):
             yield Mistake(("mailbox", "size"), message, frozenset({"personality", "peers"}))
         yield from self._backing_mistakes()
         yield from list_mistakes(self)
+        yield from self._pin_mistakes()
+
+    def _pin_mistakes(self) -> Iterator[Mistake]:
+        if self.pins and self.ports == "fresh":
+            message = "are for sticky ports only: with fresh ports an id is no port that could be kept; leave them out"
+            yield Mistake(("pins",), message, frozenset({"ports"}))
+        first = personality_class(self.personality).first_id
+        last = first + self.peers - 1
+        for port, pin in self.pins.items():
+            loc = "pins", str(port)
+            if not first <= port <= last:
+                ports = f"with personality {self.personality} and {self.peers} peers these are {first} to {last}"
+                message = f"the fabric has no port {port}: {ports}"
+                yield Mistake(loc, message, frozenset({"personality", "peers", "ports"}))
+            if (pin.user is not None) == pin.socket:
+                message = "must have either user, with a user's name or number, or socket: true"
+                yield Mistake(loc, message, whole=True)
 
     def _backing_mistakes(self) -> Iterator[Mistake]:
         backing, because = self.mailbox.backing, frozenset({"mailbox.backing"})
@@ -285,8 +337,11 @@ class FabricSettings(_Model):
             "size": self.mailbox.size or max(needed, PAGE if needed else DEFAULT_MAILBOX_BYTES),
         }
         path = self.socket.path or runtime_directory / f"{name}.sock"
+        sockets = {port: Path(port_socket(str(runtime_directory), name, port)) for port in self.pins}
+        pins = {port: Pin(**dict(pin), path=sockets[port] if pin.socket else None) for port, pin in self.pins.items()}
         settings = dict(self) | {
             "name": name,
+            "pins": pins,
             "socket": Socket(**dict(self.socket) | {"path": path}),
             "mailbox": Mailbox(**dict(self.mailbox) | derived),
         }
@@ -299,6 +354,7 @@ class Fabric(FabricSettings):
     name: str
     socket: Socket
     mailbox: Mailbox
+    pins: dict[Annotated[int, kinds.PORT], Pin] = {}  # type: ignore[assignment]  # nobody puts any other in
 
 
 class MainSettings(_Model):
@@ -425,8 +481,10 @@ def _check_between(main: CheckedFile[MainSettings], files: _FabricFiles, config:
         os.path.normpath(config.lock_file): "is the lock of a running famezd",
     }
     for name, fabric in config.fabrics.items():
-        if why := _too_long(fabric.socket.path):
-            files[name].report_mistake(Mistake(("socket", "path"), why))
+        sockets: dict[Loc, Path] = {("socket", "path"): fabric.socket.path, **_port_sockets(fabric)}
+        for loc, path in sockets.items():
+            if why := _too_long(path):
+                files[name].report_mistake(Mistake(loc, why))
         for mistake in _claim(taken, fabric, files[name]):
             files[name].report_mistake(mistake)
 
@@ -437,6 +495,7 @@ def _claim(taken: dict[str, str], fabric: Fabric, file: CheckedFile[FabricSettin
     claims: dict[Loc, Path | None] = {
         ("socket", "path"): fabric.socket.path,
         ("mailbox", "name" if by_name else "path"): fabric.mailbox.file,
+        **_port_sockets(fabric),
     }
     for loc, path in claims.items():
         if path is None or not (file.is_right(dotted(loc)) and file.is_right("mailbox.backing")):
@@ -445,7 +504,13 @@ def _claim(taken: dict[str, str], fabric: Fabric, file: CheckedFile[FabricSettin
         if where in taken:
             yield Mistake(loc, f"{path} {taken[where]}: give each fabric its own")
         else:
-            taken[where] = f"is the {loc[0]} of fabric {fabric.name!r} already, at {file.where(loc)}"
+            what = f"socket of port {loc[1]}" if loc[0] == "pins" else loc[0]
+            taken[where] = f"is the {what} of fabric {fabric.name!r} already, at {file.where(loc)}"
+
+
+def _port_sockets(fabric: Fabric) -> dict[Loc, Path]:
+    """The paths of ports' own sockets, by where they are set."""
+    return {("pins", str(port), "socket"): pin.path for port, pin in fabric.pins.items() if pin.path is not None}
 
 
 def _too_long(path: Path) -> str | None:

@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from famezd.errors import FamezError
 from famezd.faults import FaultError, parse_delay, parse_peer, parse_probability
 from famezd.mailbox import PAGE
+from famezd.protocol import MAX_PEER_ID
 from famezd.switch.personality import Personality
 from famezd.yamlmarks import Integer
 
@@ -31,6 +32,7 @@ MAX_MAILBOX_BYTES = 1 << 40
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _HOST_AND_PORT = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+):(?P<port>[0-9]{1,5})"
 _MAX_NAME_BYTES = 255  # NAME_MAX of Linux
+_PORT = "0|[1-9][0-9]{0,4}"
 _MAX_MODE = 0o777
 _MAX_TCP_PORT = 65535
 _PERSONALITIES = "famezd.personalities"
@@ -77,6 +79,21 @@ def whole_number(least: int, most: int) -> Kind:
 
     schema: JsonSchemaValue = {"type": "integer", "minimum": least, "maximum": most}
     return Kind(f"an integer from {least} to {most}", check, schema)
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise NotAllowedError
+    return value
+
+
+def _port(value: object) -> int:
+    # As a key it is text, in YAML as in JSON.
+    if isinstance(value, str) and re.fullmatch(_PORT, value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_PEER_ID:
+        raise NotAllowedError
+    return value
 
 
 def file_name(allowed: str, pattern: str) -> Kind:
@@ -261,6 +278,8 @@ FABRIC_NAME = file_name(
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
 )
 SHM_NAME = file_name("the name of a file in /dev/shm, without a slash", r"[^/\x00-\x1f\x7f]+")
+BOOLEAN = Kind("true or false", _boolean, {"type": "boolean"})
+PORT = Kind(f"the number of a port, from 0 to {MAX_PEER_ID}", _port, {"type": "string", "pattern": f"^({_PORT})$"})
 MODE = Kind(
     "a mode in octal with a leading 0, such as 0660",
     _mode,

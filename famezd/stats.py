@@ -53,7 +53,7 @@ LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "br
 _REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "resources", "stalled", "mailbox")
 REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
 FAULTS = tuple(f"fault_{kind}" for kind in KINDS)
-TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *FAULTS)
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *FAULTS, "refused_pinned")
 """The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
 TOTALS_WORDS = 64
 """Room for totals to come: an upgraded famezd goes on with the page of the one before it."""
@@ -284,6 +284,14 @@ class Page:
     def occupants(self) -> list[Occupant]:
         """Who is there now, by place."""
         return [o for place in range(self.shape.places) if (o := self._occupant(place)) is not None]
+
+    def occupant(self, peer: int) -> Occupant | None:
+        """The peer with this id, None if it is not there."""
+        first = self._place(0) + 4
+        successors = self.words[first : self._place(self.shape.places) : PLACE_WORDS].tolist()
+        # More than one place may have had it last.
+        found = (self._occupant(place) for place, successor in enumerate(successors) if successor == peer + 1)
+        return next((occupant for occupant in found if occupant is not None and occupant.peer == peer), None)
 
     def uid(self, place: int) -> int:
         """The user id of the place's present or last peer, 0 if it never had one."""

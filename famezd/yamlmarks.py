@@ -1,9 +1,9 @@
 """YAML in which every value knows where it was written, for errors that point at the place.
 
-Only what a settings file needs is understood: mappings with text keys, lists, text, integers, booleans and
-null. Dates, fractions and base-60 numbers stay text. Nothing is ever constructed from a tag: a tag that means
-anything else is a problem with its place. Aliases are refused too, and depth and length bounded, so a small
-file cannot grow into a large structure.
+Only what a settings file needs is understood: mappings, lists, text, integers, booleans and null. A key is text; an
+integer in its place is the text that was written. Dates, fractions and base-60 numbers stay text. Nothing is ever
+constructed from a tag: a tag that means anything else is a problem with its place. Aliases are refused too, and depth
+and length bounded, so a small file cannot grow into a large structure.
 
 A mistake does not end the reading where it can go on: what is wrong is noted and left out of the data.
 """
@@ -227,6 +227,8 @@ class Document:
         for key_node, value_node in node.value:
             place = _place(key_node.start_mark)
             key = self._scalar(key_node, loc) if isinstance(key_node, yaml.ScalarNode) else None
+            if isinstance(key, Integer):
+                key = key_node.value
             if key is _WRONG:
                 continue
             if not isinstance(key, str):

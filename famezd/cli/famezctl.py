@@ -6,6 +6,7 @@ import argparse
 import http.client
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -137,9 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     restart.set_defaults(ask=_ask_fabric("restart", post), show=_show_restart)
     kick = verbs.add_parser("kick", help="disconnect a peer from a fabric")
     kick.add_argument("fabric", metavar="FABRIC")
-    kick.add_argument("peer", type=int, metavar="PEER", help="its id, as in the list of `peers`")
+    kick.add_argument("peer", metavar="PEER", help="its id or its name, as in the list of `peers`")
     kick.set_defaults(ask=_ask_kick, show=_show_kick)
     _add_fault_verbs(verbs.add_parser("fault", help="have doorbells and messages fail by rules, on a relayed fabric"))
+    qemu = verbs.add_parser("qemu", help="QEMU's arguments for a machine on a fabric")
+    qemu.add_argument("fabric", metavar="FABRIC")
+    qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
+    qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
     return parser
 
 
@@ -175,7 +180,12 @@ def _ask_fabric(what: str, ask: Callable[[Path, str], Any] = get) -> Any:  # noq
 
 
 def _ask_kick(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
-    return post(path, f"{_fabric(arguments)}/peers/{arguments.peer}/kick")
+    return post(path, f"{_fabric(arguments)}/peers/{quote(arguments.peer, safe='')}/kick")
+
+
+def _ask_qemu(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    port = "" if arguments.port is None else f"?port={arguments.port}"
+    return get(path, f"{_fabric(arguments)}/qemu{port}")
 
 
 def _ask_add_fault(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -223,7 +233,11 @@ def _show_restart(answer: dict[str, Any]) -> str:
 
 
 def _show_kick(answer: dict[str, Any]) -> str:
-    return f"peer {answer['kicked']} was disconnected"
+    return f"peer {_called(answer['kicked'], answer['name'])} was disconnected"
+
+
+def _called(peer: int, name: str | None) -> str:
+    return str(peer) if name in (None, str(peer)) else f"{peer} {name}"
 
 
 def _show_faults(answer: dict[str, Any]) -> str:
@@ -240,16 +254,20 @@ def _show_cleared(answer: dict[str, Any]) -> str:
 
 def _show_peers(answer: dict[str, Any]) -> str:
     now = time.time()
-    rows = [
-        [str(p["id"]), p["program"] or "-", str(p["pid"]), str(p["uid"]), _duration(now - p["joined"])]
-        for p in answer["peers"]
-    ]
-    return table([("ID", "PROGRAM", "PID", "UID", "SINCE"), *rows])
+    keys = ("id", "name", "kind", "program", "pid", "uid", "since")
+    peers = [p | {"program": p["program"] or "-", "since": _duration(now - p["joined"])} for p in answer["peers"]]
+    if answer["switch"] is not None:
+        peers.append(answer["switch"] | {"program": "-", "since": "-"})
+    return table([[key.upper() for key in keys], *([str(peer[key]) for key in keys] for peer in peers)])
 
 
 def _show_doorbells(answer: dict[str, Any]) -> str:
-    rows = [[str(p["src"]), str(p["dst"]), str(p["count"])] for p in answer["pairs"] if p["count"]]
-    vectors = [[str(v["dst"]), str(v["vector"]), str(v["count"])] for v in answer["vectors"] if v["count"]]
+
+    def called(peer: int) -> str:
+        return _called(peer, answer["names"].get(str(peer)))
+
+    rows = [[called(p["src"]), called(p["dst"]), str(p["count"])] for p in answer["pairs"] if p["count"]]
+    vectors = [[called(v["dst"]), str(v["vector"]), str(v["count"])] for v in answer["vectors"] if v["count"]]
     pairs = table([("SRC", "DST", "DOORBELLS"), *rows])
     note = _DIRECT.format(answer["fabric"]) if answer["doorbells"] == "direct" else ""
     return note + pairs + "\n\n" + table([("DST", "VECTOR", "DOORBELLS"), *vectors])

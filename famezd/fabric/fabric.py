@@ -55,7 +55,7 @@ FROZEN = 0.05
 """Seconds until somebody may come or go again, after that could not be written down."""
 
 OTHERS = 8
-"""At least as many descriptors as the worker waits for besides bells and members."""
+"""At least as many descriptors as the worker waits for besides bells, members and ports' own sockets."""
 
 _LISTENING = select.EPOLLIN | select.EPOLLRDHUP
 _NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)
@@ -107,6 +107,7 @@ class Fabric:
         if settings.backing != "memfd":
             self._guard = Guard(mailbox, settings.memory, settings.size, logger, self._mailbox_restored)
         self._access = settings.access
+        self._waits_for = OTHERS + len(settings.pinned.sockets)
         self._log = logger
         self._sticky = settings.sticky
         self._first_id = personality.first_id
@@ -119,7 +120,9 @@ class Fabric:
             faults.seat(self._switch_place, self.switch)
         # A switch that is a peer has the id after the ports', and fresh ids must not come to it.
         fresh = range(self.switch + 1 if personality.is_peer else self._first_id, MAX_PEER_ID + 1)
-        self._ids = StickyIds(ports) if self._sticky else FreshIds(ports if personality.fixed_ids else fresh)
+        self._ids = (
+            StickyIds(ports, settings.pinned) if self._sticky else FreshIds(ports if personality.fixed_ids else fresh)
+        )
         # With fresh ports a place is lent out; the one that was free longest comes first, so that its last occupant's
         # counters can be read for as long as possible.
         self._free = deque(range(settings.peers))
@@ -317,13 +320,16 @@ class Fabric:
         self._thaw_at = now + FROZEN
         return False
 
-    def join(self, connection: socket.socket) -> None:
-        """Takes a newcomer in, or turns it away. The connection is the fabric's from now on."""
+    def join(self, connection: socket.socket, port: int | None = None) -> None:
+        """Takes a newcomer in, at `port` if it came to that port's own socket, or turns it away.
+
+        The connection is the fabric's from now on.
+        """
         who = credentials(connection)
         connection.setblocking(False)
         self._breathe()
         try:
-            member = self._admit(connection, who)
+            member = self._admit(connection, who, port)
         except Refused as e:
             self._refuse(connection, who, e)
             return
@@ -346,7 +352,7 @@ class Fabric:
 
     def _catch_up(self) -> None:
         """Takes all doorbells and hang-ups that are there; who else has something to say is heard in the loop."""
-        there = self.epoll.poll(0, len(self.relay) + len(self.members) + OTHERS)
+        there = self.epoll.poll(0, len(self.relay) + len(self.members) + self._waits_for)
         # All at once, and once only: who rings without end must not keep us here.
         self._turn([*self.relay.rest(), *there])
 
@@ -459,22 +465,27 @@ class Fabric:
 
     # Joining
 
-    def _admit(self, connection: socket.socket, who: Credentials) -> Peer:
+    def _admit(self, connection: socket.socket, who: Credentials, port: int | None) -> Peer:
         try:
             welcome = self._access.admit(connection, who)
         except OSError as e:
             raise Refused("resources", f"its groups cannot be looked up: {e.strerror}") from e
         if not welcome:
             raise Refused("access", "neither its user nor any of its groups is in access.users or access.groups")
+        if isinstance(self._ids, StickyIds) and port is None and self._ids.misses(who.uid):
+            # It would be given another port, while it may be a machine that was restarted.
+            self._catch_up()
         try:
-            return self._seat(connection, who)
+            return self._seat(connection, who, port)
         except Refused:
             # Whoever hung up before this one came has made room already; the news may be waiting in line.
             self._catch_up()
-            return self._seat(connection, who)
+            return self._seat(connection, who, port)
 
-    def _seat(self, connection: socket.socket, who: Credentials) -> Peer:
+    def _seat(self, connection: socket.socket, who: Credentials, port: int | None) -> Peer:
         self._check_user(who.uid)
+        if port is not None and any(member.id == port for member in self.members.values()):
+            raise Refused("pinned", f"port {port}, whose own socket this is, is taken")
         if len(self.members) >= self.peers:
             raise Refused("full", f"all {self.peers} ports are taken")
         if time.monotonic() < self._banned.get(who.pid, 0.0):
@@ -483,9 +494,7 @@ class Fabric:
             raise Refused("mailbox", wrong)
         handed = self._handed()
         self._check_room(who.pid, handed)
-        peer = self._ids.take()
-        if peer is None:
-            raise Refused("ids", "every id has been seen to depart by a connected peer; one of them must leave first")
+        peer = self._take_id(who.uid, port)
         place = peer - self._first_id if self._sticky else self._free.popleft()
         self.relay.faults.seat(place, peer)
         self._page.tell_nothing(place)
@@ -509,6 +518,14 @@ class Fabric:
         self._call_switch(self._personality.joined, peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
+
+    def _take_id(self, uid: int, port: int | None) -> PeerId:
+        if isinstance(self._ids, StickyIds):
+            if (peer := self._ids.take(uid, port)) is None:
+                raise Refused("pinned", "the ports that are free are pinned, to other users or to sockets of their own")
+        elif (peer := self._ids.take()) is None:
+            raise Refused("ids", "every id has been seen to depart by a connected peer; one of them must leave first")
+        return peer
 
     def _check_user(self, uid: int) -> None:
         most = self._access.per_user

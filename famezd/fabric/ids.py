@@ -6,10 +6,13 @@ never announcing anything after the set-up; fresh ports by giving no id that a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from famezd.fabric.pins import Pins
 from famezd.protocol import PeerId
+
+NO_PINS = Pins()
 
 
 class Coming(NamedTuple):
@@ -20,19 +23,30 @@ class Coming(NamedTuple):
 
 
 class StickyIds:
-    """An id is a port: the lowest free one, over and over."""
+    """An id is a port: the lowest free one that is not kept for somebody else, over and over."""
 
-    def __init__(self, ids: range) -> None:
+    def __init__(self, ids: range, pins: Pins = NO_PINS) -> None:
         self._ids = ids
+        self._pins = pins
         self._taken: set[int] = set()
 
-    def take(self) -> PeerId | None:
-        """The lowest free id, None if all are taken."""
-        free = next((i for i in self._ids if i not in self._taken), None)
+    def take(self, uid: int, port: int | None = None) -> PeerId | None:
+        """An id for a user, None if there is none: `port`, or one that is kept for the user, or the lowest."""
+        wanted = self._free(uid) if port is None else [port]
+        free = next((i for i in wanted if i not in self._taken), None)
         if free is None:
             return None
         self._taken.add(free)
         return PeerId(free)
+
+    def misses(self, uid: int) -> bool:
+        """Whether ports are kept for a user, and all of these are taken."""
+        kept = self._pins.of(uid)
+        return bool(kept) and self._taken.issuperset(kept)
+
+    def _free(self, uid: int) -> Iterator[int]:
+        yield from self._pins.of(uid)
+        yield from (i for i in self._ids if self._pins.open_to(i, uid))
 
     def release(self, peer: PeerId) -> None:
         """The peer has left."""

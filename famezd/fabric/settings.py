@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.fabric.access import Rules, rules
+from famezd.fabric.pins import Pins, pins, port_socket
 from famezd.faults import FaultError, Rule, parse_rules
 from famezd.mailbox import Backing
 from famezd.stats import Shape
@@ -62,6 +63,20 @@ class Settings(NamedTuple):
             raise FaultError("fault rules are for relayed doorbells: direct ones do not pass famezd")
         return found
 
+    pins: str = ""
+    """Ports that are kept for somebody; see `famezd.fabric.pins`."""
+    port_sockets: str = ""
+    """The directory of ports' own sockets."""
+
+    @property
+    def pinned(self) -> Pins:
+        """The pins; raises PinsError for what is none."""
+        return pins(self.pins)
+
+    def port_socket(self, port: int) -> str:
+        """The path of a port's own socket."""
+        return port_socket(self.port_sockets, self.name, port)
+
     @property
     def access(self) -> Rules:
         """Who may join; raises AccessError for lists that are none."""
@@ -94,7 +109,8 @@ class Settings(NamedTuple):
         """
         others = self.peers - 1 + switch
         each = 1 + self.vectors * (others + 1 if self.relayed else 1)
-        return self.peers * each + (0 if self.relayed else self.vectors * switch) + SPARE_DESCRIPTORS
+        bells = 0 if self.relayed else self.vectors * switch
+        return self.peers * each + bells + len(self.pinned.sockets) + SPARE_DESCRIPTORS
 
     @property
     def fixed(self) -> dict[str, str]:

@@ -30,9 +30,9 @@ from collections.abc import Iterator
 from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
+from famezd.fabric.doors import Door, Doors
 from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.ledger import LAYOUT, charter
-from famezd.fabric.listener import give_socket, identity, listen, unlink
 from famezd.fabric.settings import Settings, parse
 from famezd.faults import parse_rules
 from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
@@ -44,7 +44,7 @@ from famezd.switch.personality import Personality
 START_FAILED = 78
 """Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
 # Names of the descriptors that are handed on and kept
-SOCKET, MAILBOX, LOCK, STATS, SUPERVISOR = "socket", "mailbox", "lock", "stats", "supervisor"
+MAILBOX, LOCK, STATS, SUPERVISOR = "mailbox", "lock", "stats", "supervisor"
 
 _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
@@ -91,19 +91,18 @@ class Worker:
         self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, charter=own, logger=logger)
         self._signals = _catch_signals()
         try:
-            self._listener, bound = self._open_listener(given)
+            self._doors = Doors(settings, given, self._going_on)
         except FamezError:
             if self._made_mailbox and not self._manager.listens:
                 discard(self._mailbox, settings.memory)
             raise
-        self._bound = identity(settings.socket)
-        if bound and not succeeding:
-            self._manager.store(SOCKET, [self._listener.fileno()])
+        if not succeeding:
+            self._doors.keep(self._manager)
         self._board(misfits, self._supervisor if succeeding else None)
-        if bound and succeeding:
-            self._manager.store(SOCKET, [self._listener.fileno()])
+        if succeeding:
+            self._doors.keep(self._manager)
         epoll = self._fabric.epoll
-        epoll.register(self._listener, select.EPOLLIN)
+        self._open_doors()
         epoll.register(self._signals, select.EPOLLIN)
         if self._supervisor is not None:
             epoll.register(self._supervisor, select.EPOLLIN | select.EPOLLRDHUP)
@@ -175,20 +174,6 @@ class Worker:
                 del given[MAILBOX]
                 return
 
-    def _open_listener(self, given: dict[str, list[int]]) -> tuple[socket.socket, bool]:
-        """The listening socket, and whether it is a new one, which has to be stored."""
-        own = self._settings
-        for descriptor in given.get(SOCKET, ()):
-            listener = socket.socket(fileno=descriptor)
-            listener.setblocking(False)
-            if listener.getsockname() == own.socket and os.path.exists(own.socket):
-                with self._going_on():
-                    give_socket(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
-                return listener, False
-            # It was given another path, or its file was removed, and nobody could find it any more.
-            listener.close()
-        return listen(own.socket, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode), True
-
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
         """What is wrong with what was inherited is logged: peers depend on it as it is."""
@@ -250,7 +235,7 @@ class Worker:
 
     def discard(self) -> None:
         """Removes the fabric's files, if they are still its own: for who stops it, and has nobody go on with it."""
-        unlink(self._settings.socket, self._bound)
+        self._doors.discard()
         discard(self._mailbox, self._settings.memory)
 
     def _timeout(self, now: float) -> float:
@@ -266,18 +251,19 @@ class Worker:
         return -1 if first is None else max(0.0, first - now)
 
     def _hear(self, events: list[tuple[int, int]]) -> None:
-        accept = False
+        ready: list[Door] = []
         for descriptor, _ in events:
-            if descriptor == self._listener.fileno():
-                accept = True
+            if (door := self._doors.at(descriptor)) is not None:
+                ready.append(door)
             elif self._supervisor is not None and descriptor == self._supervisor.fileno():
                 self._obey(_read_order(self._supervisor), self._supervisor)
             elif self._stop_asked():
                 self._stopping = True
         # Last, so that a place that was left in the same turn is free, and no descriptor that was closed in it is
         # taken for the newcomer's.
-        if accept and not self._stopping and not self._held:
-            self._accept()
+        for door in ready:
+            if not self._stopping and not self._held and self._accept_again_at is None:
+                self._accept(door)
 
     def _obey(self, order: str | None, supervisor: socket.socket) -> None:
         if order == "":
@@ -287,7 +273,7 @@ class Worker:
         elif order == "hold" and not self._held:
             self._fabric.hold()
             if self._accept_again_at is None:
-                self._fabric.epoll.unregister(self._listener)
+                self._close_doors()
             self._accept_again_at = None
             self._held, self._finish_by = True, time.monotonic() + _FINISH
         elif order == "carry on" and self._held:
@@ -307,13 +293,21 @@ class Worker:
     def _stop_asked(self) -> bool:
         return bool(set(self._signals.recv(64)) & {signal.SIGTERM, signal.SIGINT})
 
-    def _accept(self) -> None:
+    def _open_doors(self) -> None:
+        for door in self._doors:
+            self._fabric.epoll.register(door.listener, select.EPOLLIN)
+
+    def _close_doors(self) -> None:
+        for door in self._doors:
+            self._fabric.epoll.unregister(door.listener)
+
+    def _accept(self, door: Door) -> None:
         for _ in range(_ACCEPTS):
             if not self._fabric.can_change():
                 self._pause_accepting(FROZEN)
                 return
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = door.listener.accept()
             except BlockingIOError:
                 return
             except OSError as e:
@@ -323,10 +317,10 @@ class Worker:
                 self._log.say(log.ERROR, f"newcomers have to wait: {e.strerror}")
                 self._pause_accepting(_PAUSE)
                 return
-            self._fabric.join(connection)
+            self._fabric.join(connection, door.port)
 
     def _pause_accepting(self, seconds: float) -> None:
-        self._fabric.epoll.unregister(self._listener)
+        self._close_doors()
         self._accept_again_at = time.monotonic() + seconds
 
     def _tick(self, now: float) -> float:
@@ -337,7 +331,7 @@ class Worker:
             self._log.tick(now)
         if self._accept_again_at is not None and now >= self._accept_again_at:
             self._accept_again_at = None
-            self._fabric.epoll.register(self._listener, select.EPOLLIN)
+            self._open_doors()
         if self._finish_by is not None and (now >= self._finish_by or not self._fabric.busy):
             self._finish_by = None
             self._answer("hold")

@@ -13,12 +13,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
+from famezd.attach import NoPortSocketError, qemu_arguments
 from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
 from famezd.fabric.peer import program
 from famezd.faults import FaultError
 from famezd.supervisor.faults import UnknownRuleError
+from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
 from famezd.supervisor.view import ConfigView, FabricView
 
@@ -39,6 +41,7 @@ def application(
             web.get("/api/v1/fabrics/{fabric}/peers", handlers.peers),
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
             web.get("/api/v1/fabrics/{fabric}/faults", handlers.faults),
+            web.get("/api/v1/fabrics/{fabric}/qemu", handlers.qemu),
         ]
     )
     if operations is not None:
@@ -85,17 +88,38 @@ class _Handlers:
     async def peers(self, request: web.Request) -> web.Response:
         view = self._view(request)
         peers = [
-            {"id": p.id, "pid": p.pid, "uid": p.uid, "program": program(p.pid), "joined": p.joined} for p in view.peers
+            {
+                "id": p.id,
+                "name": p.name,
+                "kind": p.kind,
+                "pid": p.pid,
+                "uid": p.uid,
+                "program": sanitised(program(p.pid), LONGEST),
+                "joined": p.joined,
+            }
+            for p in view.peers
         ]
-        return _json({"fabric": view.fabric.name, "peers": peers})
+        s = view.switch
+        switch = None if s is None else {"id": s.id, "name": s.name, "kind": s.kind, "pid": s.pid, "uid": s.uid}
+        return _json({"fabric": view.fabric.name, "peers": peers, "switch": switch})
 
     async def doorbells(self, request: web.Request) -> web.Response:
         view = self._view(request)
         pairs = [{"src": src, "dst": dst, "count": n} for (src, dst), n in sorted(view.pairs.items())]
         vectors = [{"dst": dst, "vector": v, "count": n} for (dst, v), n in sorted(view.vectors.items())]
         # Direct ones are not counted, but for those to and from the switch: who asks should know.
-        how = view.fabric.doorbells
-        return _json({"fabric": view.fabric.name, "doorbells": how, "pairs": pairs, "vectors": vectors})
+        how, names = view.fabric.doorbells, {p.id: p.name for p in view.everybody}
+        return _json({"fabric": view.fabric.name, "doorbells": how, "names": names, "pairs": pairs, "vectors": vectors})
+
+    async def qemu(self, request: web.Request) -> web.Response:
+        fabric, port = self._view(request).fabric, request.query.get("port")
+        if port is not None and not (port.isascii() and port.isdecimal() and len(port) < 10):
+            raise _no(web.HTTPBadRequest, f"port must be a number, not {port!r}")
+        try:
+            arguments = qemu_arguments(fabric, None if port is None else int(port))
+        except NoPortSocketError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        return _json({"fabric": fabric.name, "arguments": arguments})
 
     async def faults(self, request: web.Request) -> web.Response:
         view = self._view(request)
@@ -148,10 +172,8 @@ class _ChangingHandlers:
     @_logged
     async def kick(self, request: web.Request) -> web.Response:
         fabric, peer = request.match_info["fabric"], request.match_info["peer"]
-        if not peer.isdecimal():
-            raise _no(web.HTTPNotFound, f"a peer's id is a number, not {peer!r}; `famezctl peers {fabric}` lists them")
-        await self._operations.kick(fabric, int(peer))
-        return _json({"kicked": int(peer)})
+        kicked, name = await self._operations.kick(fabric, peer)
+        return _json({"kicked": kicked, "name": name})
 
     @_logged
     async def add_fault(self, request: web.Request) -> web.Response:

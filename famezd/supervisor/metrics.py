@@ -45,6 +45,7 @@ class FabricCollector(Collector):
         yield from _config(self._config())
         yield _gauge("famez_fabric_up", "Whether the fabric is being served.", views, lambda v: v.up)
         yield _gauge("famez_fabric_peers", "Peers on the fabric.", views, lambda v: len(v.peers))
+        yield _peer_info(views)
         yield _gauge("famez_fabric_peers_limit", "Peers that the fabric takes.", views, lambda v: v.fabric.peers)
         restarts = CounterMetricFamily(
             "famez_worker_restarts",
@@ -93,6 +94,18 @@ def _gauge(name: str, text: str, views: list[FabricView], value: Callable[[Fabri
     family = GaugeMetricFamily(name, text, labels=["fabric"])
     for view in views:
         family.add_metric([view.fabric.name], value(view))
+    return family
+
+
+def _peer_info(views: list[FabricView]) -> Metric:
+    family = GaugeMetricFamily(
+        "famez_peer_info",
+        "Always 1; the labels tell what a peer is called, by itself, and what it is; peer is what src and dst are.",
+        labels=["fabric", "peer", "name", "uid", "kind"],
+    )
+    for view in views:
+        for peer in view.everybody:
+            family.add_metric([view.fabric.name, str(peer.id), peer.name, str(peer.uid), peer.kind], 1)
     return family
 
 

@@ -18,7 +18,7 @@ from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
 from famezd.supervisor.settings import worker_settings
-from famezd.supervisor.view import ConfigView
+from famezd.supervisor.view import ConfigView, look
 from famezd.supervisor.worker import State, Worker
 
 if TYPE_CHECKING:
@@ -235,13 +235,19 @@ class Operations:
             service.accept(service.accepted.config, waiting)
             return Restarted(time.monotonic() - began, present if misfits else 0, "; ".join(misfits))
 
-    async def kick(self, name: str, peer: int) -> None:
-        """Ends the membership of a peer; raises UnknownFabricError, UnknownPeerError, NotServingError or OrderError."""
+    async def kick(self, name: str, peer: str) -> tuple[int, str]:
+        """Ends the membership of a peer, given by its id or its name; returns both.
+
+        Raises UnknownFabricError, UnknownPeerError, NotServingError or OrderError.
+        """
         async with self._one_by_one:
-            worker = self._worker(name)
-            if worker.page is None or all(occupant.peer != peer for occupant in worker.page.occupants()):
+            view = look(self._worker(name))
+            # No peer's name can be taken for an id, and no two are the same.
+            named = [p for p in view.peers if peer in (str(p.id), p.name)]
+            if not named:
                 raise UnknownPeerError(f"fabric {name} has no peer {peer}; `famezctl peers {name}` lists them")
-            await worker.kick(peer)
+            await self._worker(name).kick(named[0].id)
+            return named[0].id, named[0].name
 
     async def add_fault(self, name: str, asked: Mapping[str, object]) -> int:
         """Adds a fault rule, which is checked as in a file; returns its id.

@@ -1,9 +1,12 @@
 """From what the configuration says of a fabric to what its worker is told."""
 
 from collections.abc import Iterable
+from functools import cache
 
-from famezd.config import Fabric, personality_reference
+from famezd.config import Fabric, personality_class, personality_reference
+from famezd.fabric.pins import Pins
 from famezd.fabric.settings import Settings
+from famezd.switch.personality import Personality
 
 
 def worker_settings(fabric: Fabric, faults: str = "") -> Settings:
@@ -33,7 +36,20 @@ def worker_settings(fabric: Fabric, faults: str = "") -> Settings:
         groups=_list(access.group_ids),
         peers_per_user=access.peers_per_user or 0,
         faults=faults,
+        pins=str(_pins(fabric)),
+        port_sockets=next((str(pin.path.parent) for pin in fabric.pins.values() if pin.path is not None), ""),
     )
+
+
+def _pins(fabric: Fabric) -> Pins:
+    users = {port: uid for port, pin in fabric.pins.items() if (uid := pin.uid) is not None}
+    return Pins(users, frozenset(port for port, pin in fabric.pins.items() if pin.path is not None))
+
+
+@cache
+def personality(name: str) -> type[Personality]:
+    """A personality's class, loaded once: to look through what is installed takes too long for every look."""
+    return personality_class(name)
 
 
 def _list(identities: Iterable[int]) -> str:

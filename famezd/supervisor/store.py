@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from famezd import ark
+from famezd.fabric import doors
 from famezd.fabric.listener import identity, unlink
-from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATS
+from famezd.fabric.worker import LOCK, MAILBOX, STATS
 from famezd.mailbox import discard
 from famezd.notify import Manager
 
-_OF_A_FABRIC = re.compile(rf"(.+)\.({SOCKET}|{MAILBOX}|{LOCK}|{STATS}|{ark.NAME.pattern})")
+_OF_A_FABRIC = re.compile(rf"(.+)\.({doors.NAME.pattern}|{MAILBOX}|{LOCK}|{STATS}|{ark.NAME.pattern})")
 _CONFIG = re.compile(r"config\.(\d+)")
 
 
@@ -30,8 +31,8 @@ class Shelf:
         self._fabric = fabric
         self._manager = manager
         self._kept: dict[str, list[int]] = {}
-        self._socket: tuple[str, tuple[int, int] | None] | None = None
-        """Path and identity of the socket's file."""
+        self._sockets: dict[str, tuple[str, tuple[int, int] | None]] = {}
+        """Path and identity of each socket's file, by the descriptor's name."""
 
     @property
     def kept(self) -> Mapping[str, Sequence[int]]:
@@ -41,17 +42,12 @@ class Shelf:
     def put(self, name: str, descriptors: list[int]) -> None:
         """Takes descriptors over that the manager has already."""
         self._kept[name] = descriptors
-        if name == SOCKET:
+        if doors.NAME.fullmatch(name):
             path = _path(descriptors[0])
-            self._socket = path, identity(path)
+            self._sockets[name] = path, identity(path)
 
     def keep(self, name: str, descriptors: list[int]) -> None:
-        """Takes descriptors over, in place of those that it had under that name, and hands copies to the manager.
-
-        In place of a socket: where it was nobody listens any more, so its file goes.
-        """
-        if name == SOCKET:
-            self._unlink_socket()
+        """Takes descriptors over, in place of those that it had under that name, and hands copies to the manager."""
         self.forget(name)
         self.put(name, descriptors)
         try:
@@ -62,7 +58,12 @@ class Shelf:
             )
 
     def forget(self, name: str) -> None:
-        """Lets go of what it has under a name, if anything."""
+        """Lets go of what it has under a name, if anything.
+
+        Of a socket its file goes, too: nobody listens there any more.
+        """
+        if name in self._sockets:
+            unlink(*self._sockets.pop(name))
         if name in self._kept:
             self._manager.forget(f"{self._fabric}.{name}")
             for descriptor in self._kept.pop(name):
@@ -73,16 +74,10 @@ class Shelf:
 
         `memory` is where the mailbox's file was made.
         """
-        self._unlink_socket()
         for descriptor in self._kept.get(MAILBOX, ()):
             discard(descriptor, memory)
         for name in list(self._kept):
             self.forget(name)
-
-    def _unlink_socket(self) -> None:
-        if self._socket is not None:
-            unlink(*self._socket)
-            self._socket = None
 
 
 def _path(listening: int) -> str:

@@ -5,14 +5,14 @@ Everything that reports (metrics, API, page) reports from here. Nothing here ask
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from functools import cache
 
-from famezd.config import Fabric, Problem, personality_class
+from famezd.config import Fabric, Problem
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
 from famezd.supervisor.faults import FaultView, look_at_faults
-from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.settings import personality, worker_settings
 from famezd.supervisor.worker import State, Worker
 
 
@@ -24,7 +24,10 @@ class PeerView:
     pid: int
     uid: int
     joined: float
-    """Seconds of the real-time clock."""
+    """Seconds of the real-time clock; 0 for the switch."""
+    name: str
+    """See `famezd.supervisor.names`."""
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,13 @@ class FabricView:
     """Settings that have changed, and are in force when it is restarted: a phrase each."""
     faults: tuple[FaultView, ...] = ()
     """The fault rules, in order."""
+    switch: PeerView | None = None
+    """Where the switch is a peer itself, and the fabric is served; the pid is its worker's."""
+
+    @property
+    def everybody(self) -> tuple[PeerView, ...]:
+        """The peers, and then the switch, where it is one."""
+        return self.peers if self.switch is None else (*self.peers, self.switch)
 
     @property
     def up(self) -> bool:
@@ -84,23 +94,21 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
         return seen
     ids = _ids(worker.fabric, page)
     occupants = page.occupants() if seen.up else []
-    peers = tuple(PeerView(o.peer, o.pid, o.uid, o.joined / 1e9) for o in occupants)
-    there = {o.place for o in occupants}
-    if seen.up and page.shape.places > worker.fabric.peers:
+    if seen.up:
+        worker.names.look(occupants, worker.nodename, worker.switch)
+    peers = tuple(PeerView(o.peer, o.pid, o.uid, o.joined / 1e9, *worker.names.of(o.peer)) for o in occupants)
+    switch, there = None, {o.place for o in occupants}
+    if seen.up and worker.switch is not None:
         there.add(worker.fabric.peers)
+        # It began with its fabric, and nobody wrote down when.
+        switch = PeerView(worker.switch, worker.pid, os.geteuid(), 0.0, *worker.names.of(worker.switch))
     pairs, vectors = _doorbells(page, ids, there, relayed=worker.fabric.doorbells == "relayed")
-    return replace(seen, peers=peers, totals=page.totals(), pairs=pairs, vectors=vectors)
-
-
-@cache
-def _first_id(personality: str) -> int:
-    # To look through what is installed takes a millisecond: too long for each fabric at each scrape.
-    return personality_class(personality).first_id
+    return replace(seen, peers=peers, switch=switch, totals=page.totals(), pairs=pairs, vectors=vectors)
 
 
 def _ids(fabric: Fabric, page: Page) -> list[int | None]:
     """The peer id of each place: with fresh ports that of its present or last occupant."""
-    first = _first_id(fabric.personality)
+    first = personality(fabric.personality).first_id
     if fabric.ports == "sticky":
         return [first + place for place in range(page.shape.places)]
     ids = [page.last_id(place) for place in range(fabric.peers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -14,13 +15,15 @@ import structlog
 from famezd.config import Fabric
 from famezd.errors import FamezError
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import START_FAILED, STATS
+from famezd.fabric.worker import MAILBOX, START_FAILED, STATS
+from famezd.mailbox import FileMemory, Slots
 from famezd.notify import Notification
 from famezd.stats import Page, StatsError
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.lines import parse
+from famezd.supervisor.names import Names
 from famezd.supervisor.process import OrderError, Process
-from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.settings import personality, worker_settings
 from famezd.supervisor.store import Shelf
 
 WATCHDOG = 10.0
@@ -45,6 +48,8 @@ GIVE_UP = 5
 
 _TAKEN = {"event", "level", "self", "fabric", "exc_info", "stack_info", "stack", "exception", "timestamp"}
 """Names of fields that are structlog's or our own."""
+
+_PEER = re.compile(r"\d{1,5}", re.ASCII)
 
 
 class NotServingError(FamezError):
@@ -92,6 +97,8 @@ class Worker:
         """Why the fabric is not served, if its state is FAILED."""
         self.page: Page | None = None
         """The fabric's counters, as soon as there are any."""
+        self.names = Names()
+        """What its peers are called."""
         self.settled = asyncio.Event()
         """Set when the worker serves, failed or stopped; cleared while it starts or stops."""
         self._shelf = shelf
@@ -116,6 +123,23 @@ class Worker:
     def pid(self) -> int:
         """Of the process that serves, 0 while there is none."""
         return self._process.pid
+
+    @property
+    def switch(self) -> int | None:
+        """The id of the switch, None where it is no peer."""
+        switch = personality(self.fabric.personality)
+        return switch.first_id + self.fabric.peers if switch.is_peer else None
+
+    def nodename(self, peer: int) -> str:
+        """What stands in a peer's slot of the mailbox, whoever wrote it; "" where there are no slots."""
+        mailbox = self._shelf.kept.get(MAILBOX)
+        if not mailbox or not personality(self.fabric.personality).has_slots:
+            return ""
+        try:
+            # Never through a mapping: whoever has the file could cut it.
+            return Slots(FileMemory(mailbox[0])).nodename(peer)
+        except OSError:
+            return ""
 
     def start(self) -> None:
         """Starts a worker process."""
@@ -376,4 +400,14 @@ class Worker:
         self._last_line = entry.event
         # A worker's own field of such a name would be an error, or hide what it is the name of.
         fields = {f"{key}_" if key in _TAKEN else key: value for key, value in entry.fields.items()}
+        if name := self._name_of(fields.get("peer", "")):
+            fields.setdefault("name", name)
         getattr(self._log, entry.level)(entry.event, **fields)
+
+    def _name_of(self, peer: str) -> str | None:
+        """What the peer with this id is called, or was until it left; None if that is but its id."""
+        if self.page is None or not _PEER.fullmatch(peer):
+            return None
+        occupant = self.page.occupant(int(peer))
+        name = self.names.miss(int(peer)) if occupant is None else self.names.meet(occupant, self.nodename)
+        return None if name == peer else name

@@ -29,6 +29,7 @@ from famezd.config import (
     FaultSettings,
     Mailbox,
     MainSettings,
+    Pin,
     Problem,
     Socket,
     fabric_schema,
@@ -37,6 +38,8 @@ from famezd.config import (
     personality_class,
     personality_reference,
 )
+from famezd.fabric.pins import Pins
+from famezd.supervisor.settings import worker_settings
 from famezd.switch.personality import Personality
 from famezd.switch.plain import Plain
 
@@ -217,6 +220,8 @@ PHRASES = {
     "probability": "must be a probability from 0 to 1, such as 0.1 or 10%",
     "delay": "must be 5ms, 1ms..5ms (evenly between) or 5ms+-1ms (mean and standard deviation), with units us, ms or s",
     "tags": "the tags known here are !!map, !!seq, !!str, !!int, !!bool and !!null",
+    "unknown": "unknown key, known are personality, peers, vectors,"
+    " doorbells, ports, socket, mailbox, access, faults, pins",
 }
 
 FABRIC_MISTAKES = [
@@ -225,8 +230,7 @@ FABRIC_MISTAKES = [
     ("Peers: 3", "1:1: Peers: unknown key, did you mean 'peers'?"),
     (
         "name: x",
-        "1:1: name: unknown key, known are personality, peers, vectors,"
-        " doorbells, ports, socket, mailbox, access, faults",
+        "1:1: name: {unknown}",
     ),
     (
         "mailbox:\n  xyzzy: 1",
@@ -234,8 +238,7 @@ FABRIC_MISTAKES = [
     ),
     (
         '"a\\nb": 1',
-        "1:1: a\\nb: unknown key, known are personality, peers, vectors,"
-        " doorbells, ports, socket, mailbox, access, faults",
+        "1:1: a\\nb: {unknown}",
     ),
     # Integers
     ("peers: lots", "1:8: peers: {peers}, not 'lots'"),
@@ -419,7 +422,10 @@ FABRIC_MISTAKES = [
     (b"peers: 3\nx: a\xff", "2:5: is not UTF-8 text"),
     ("peers: 3\nports: fresh\npeers: 3", "3:1: peers: duplicate key on line 3, first given on line 1"),
     ("socket: {mode: 0660, mode: 0600}", "1:22: socket.mode: duplicate key on line 1, first given on line 1"),
-    ("3: 4", "1:1: a key must be text, not 3"),
+    (
+        "3: 4",
+        "1:1: 3: {unknown}",
+    ),
     ("socket: {yes: 4}", "1:10: socket: a key must be text, not yes"),
     ("? [a]\n: 3", "1:3: a key must be text, not a list"),
     ("- peers", "1:1: must be a mapping of settings, not a list"),
@@ -435,8 +441,7 @@ FABRIC_MISTAKES = [
     ("peers: &p 3\nvectors: *p", "2:10: aliases are not supported: write the value out"),
     (
         "<<: {peers: 3}",
-        "1:1: <<: unknown key, known are personality, peers, vectors,"
-        " doorbells, ports, socket, mailbox, access, faults",
+        "1:1: <<: {unknown}",
     ),
     ("x: " + "[" * 5000, "1:35: nested deeper than 32 levels"),
     ("#" * (1 << 20) + "\n", "1:1: is longer than 1048576 bytes"),
@@ -508,7 +513,7 @@ class TestFiles:
         path.unlink()
         assert problems(path) == [
             "fabrics.d/a.yaml:1:1: x: unknown key, known are personality, peers, vectors,"
-            " doorbells, ports, socket, mailbox, access, faults",
+            " doorbells, ports, socket, mailbox, access, faults, pins",
             "famezd.yaml:1:1: cannot be read: No such file or directory",
         ]
 
@@ -809,3 +814,97 @@ class TestExamples:
             for section in SECTIONS[model]:
                 field = model.model_fields[section].annotation
                 assert written[section].keys() == field.model_fields.keys()  # type: ignore[union-attr]
+
+
+PINNED = "pins: {3: {user: root}, 4: {socket: true}}\n"
+
+
+class TestPins:
+    def test_ports_are_kept_for_users_and_for_sockets_of_their_own(self, write: Write) -> None:
+        fabric = fabric_of(write(lab=PINNED))
+        assert fabric.pins == {3: Pin(user="root"), 4: Pin(socket=True, path=Path("/run/test/lab.4.sock"))}
+        assert [pin.uid for pin in fabric.pins.values()] == [0, None]
+        told = worker_settings(fabric)
+        assert (told.pins, told.port_sockets) == ("3:0,4:socket", "/run/test")
+        assert told.pinned == Pins({3: 0}, frozenset({4}))
+        assert told.port_socket(4) == "/run/test/lab.4.sock"
+
+    def test_without_pins_a_worker_is_told_of_none(self, write: Write) -> None:
+        told = worker_settings(fabric_of(write(lab="")))
+        assert (told.pins, told.port_sockets) == ("", "")
+        assert told.pinned == Pins()
+
+    def test_what_is_accepted_comes_back_as_it_was(self, write: Write) -> None:
+        fabric = fabric_of(write(lab=PINNED))
+        assert Fabric.model_validate_json(fabric.model_dump_json()) == fabric
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            (
+                "pins: {14: {socket: true}}",
+                "1:12: pins.14: the fabric has no port 14: with personality plain and 14 peers these are 0 to 13",
+            ),
+            (
+                "personality: genz\npins: {0: {socket: true}}",
+                "2:11: pins.0: the fabric has no port 0: with personality genz and 14 peers these are 1 to 14",
+            ),
+            (
+                "ports: fresh\n" + PINNED,
+                "2:7: pins: are for sticky ports only: with fresh ports an id is no port that could be kept;"
+                " leave them out",
+            ),
+            (
+                "pins: {3: {user: nosuch}}",
+                "1:18: pins.3.user: must be the name or number of a user, not 'nosuch':"
+                " this system has no user 'nosuch'",
+            ),
+            ("pins: {3: {socket: 1}}", "1:20: pins.3.socket: must be true or false, not 1"),
+            ("pins: {3: {}}", "1:11: pins.3: must have either user, with a user's name or number, or socket: true"),
+            (
+                "pins: {3: {user: root, socket: true}}",
+                "1:11: pins.3: must have either user, with a user's name or number, or socket: true",
+            ),
+            ("pins: {3: root}", "1:11: pins.3: must be a mapping of settings, not 'root'"),
+            ("pins: [3]", "1:7: pins: must be a mapping of settings, not a list"),
+            ("pins: {3: {users: root}}", "1:12: pins.3.users: unknown key, did you mean 'user'?"),
+            (
+                "pins: {x: {socket: true}}",
+                "1:8: pins.x: a key there must be the number of a port, from 0 to 65535, not 'x'",
+            ),
+            (
+                "pins: {03: {socket: true}}",
+                "1:8: pins.03: a key there must be the number of a port, from 0 to 65535, not '03'",
+            ),
+            (
+                "pins: {65536: {socket: true}}",
+                "1:8: pins.65536: a key there must be the number of a port, from 0 to 65535, not '65536'",
+            ),
+            (
+                "pins: {3: {user: root}, '3': {socket: true}}",
+                "1:25: pins.3: duplicate key on line 1, first given on line 1",
+            ),
+        ],
+    )
+    def test_mistakes(self, write: Write, text: str, problem: str) -> None:
+        assert problems(write(lab=text)) == [f"fabrics.d/lab.yaml:{problem}"]
+
+    def test_a_socket_that_another_fabric_has(self, write: Write) -> None:
+        assert problems(write(**{"lab": PINNED, "lab.4": ""})) == [
+            "fabrics.d/lab.yaml:1:37: pins.4.socket: /run/test/lab.4.sock is the socket of fabric 'lab.4' already, at"
+            " fabrics.d/lab.4.yaml:1:1: give each fabric its own"
+        ]
+
+    def test_a_socket_where_another_fabrics_port_has_its_own(self, write: Write) -> None:
+        assert problems(write(lab=PINNED, other="socket: {path: /run/test/lab.4.sock}")) == [
+            "fabrics.d/other.yaml:1:16: socket.path: /run/test/lab.4.sock is the socket of port 4 of fabric 'lab'"
+            " already, at fabrics.d/lab.yaml:1:37: give each fabric its own"
+        ]
+
+    def test_a_path_that_is_too_long(self, write: Write) -> None:
+        # That of the fabric's own socket is short enough.
+        environ, name = {"RUNTIME_DIRECTORY": "/run/" + "d" * 65}, "f" * 30
+        assert problems(write(**{name: PINNED}), environ) == [
+            f"fabrics.d/{name}.yaml:1:37: pins.4.socket: a socket's path must be at most 107 bytes long, not 108, as"
+            f" /run/{'d' * 65}/{name}.4.sock is"
+        ]

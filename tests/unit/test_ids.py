@@ -1,11 +1,14 @@
 """Peer ids: no connected peer is ever told of an id that it has seen depart."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from famezd.fabric.ids import Coming, FreshIds, StickyIds
+from famezd.fabric.pins import Pins, PinsError, pins
 from famezd.protocol import MAX_PEER_ID, PeerId
 
+UID = 1000
 MOVES = st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=80)
 """None for a join, a number for the departure of one of those who are there."""
 
@@ -16,7 +19,7 @@ def test_a_sticky_id_is_the_lowest_free_one(first: int, count: int, moves: list[
     ids, taken = StickyIds(ports), list[PeerId]()
     for move in moves:
         if move is None:
-            peer = ids.take()
+            peer = ids.take(UID)
             assert peer == min(set(ports) - set(taken), default=None)
             if peer is not None:
                 taken.append(peer)
@@ -170,8 +173,8 @@ def test_a_successor_with_sticky_ids_goes_on_as_its_predecessor(
             ids = StickyIds(range(count))
             ids.relive(history)
         if move is None:
-            peer = ids.take()
-            assert going_on.take() == peer
+            peer = ids.take(UID)
+            assert going_on.take(UID) == peer
             if peer is not None:
                 taken.append(peer)
         elif taken:
@@ -196,3 +199,73 @@ def test_an_id_that_departed_twice_is_remembered_by_who_saw_the_second_departure
     ids.relive([Coming(PeerId(1), came=False), Coming(PeerId(0), came=True), Coming(PeerId(1), came=True)])
     ids.release(PeerId(1))
     assert [ids.take(), ids.take()] == [2, None]
+
+
+# Pins
+
+ALICE, BOB = 1001, 1002
+PINNED = Pins({2: ALICE, 3: ALICE, 5: BOB}, frozenset({1}))
+
+
+def test_a_pinned_port_is_for_its_user_alone() -> None:
+    ids = StickyIds(range(1, 8), PINNED)
+    assert [ids.take(UID) for _ in range(4)] == [4, 6, 7, None]
+    assert [ids.take(ALICE) for _ in range(3)] == [2, 3, None]
+    assert ids.take(BOB) == 5
+
+
+def test_a_user_beyond_its_pins_gets_an_ordinary_port_and_a_pinned_one_again_when_it_is_free() -> None:
+    ids = StickyIds(range(1, 8), PINNED)
+    assert [ids.take(ALICE) for _ in range(3)] == [2, 3, 4]
+    assert ids.misses(ALICE)
+    assert not ids.misses(BOB)
+    assert not ids.misses(UID)
+    ids.release(PeerId(3))
+    assert not ids.misses(ALICE)
+    assert ids.take(ALICE) == 3
+
+
+def test_a_port_with_a_socket_of_its_own_is_for_who_comes_there() -> None:
+    ids = StickyIds(range(1, 3), PINNED)
+    assert [ids.take(ALICE), ids.take(UID)] == [2, None]
+    assert [ids.take(UID, 1), ids.take(UID, 1)] == [1, None]
+    ids.release(PeerId(1))
+    assert ids.take(UID) is None
+    assert ids.take(BOB, 1) == 1
+
+
+def test_who_was_on_a_port_before_it_was_pinned_stays_there() -> None:
+    ids = StickyIds(range(1, 8), PINNED)
+    ids.relive([Coming(PeerId(2), came=True), Coming(PeerId(1), came=True)])
+    assert [ids.take(ALICE), ids.take(ALICE), ids.take(UID, 1)] == [3, 4, None]
+    ids.release(PeerId(2))
+    assert [ids.take(UID), ids.take(ALICE)] == [6, 2]
+
+
+@given(
+    st.dictionaries(st.integers(1, 6), st.sampled_from([ALICE, BOB, None])),
+    st.lists(st.tuples(st.sampled_from([UID, ALICE, BOB]), st.booleans()), max_size=40),
+)
+def test_nobody_is_given_what_is_kept_for_another(pinned: dict[int, int | None], moves: list[tuple[int, bool]]) -> None:
+    users = {port: uid for port, uid in pinned.items() if uid is not None}
+    kept = Pins(users, frozenset(pinned.keys() - users.keys()))
+    assert pins(str(kept)) == kept
+    ids, taken = StickyIds(range(1, 7), kept), dict[PeerId, int]()
+    for uid, comes in moves:
+        if comes:
+            peer = ids.take(uid)
+            open_to = [p for p in range(1, 7) if p not in taken and pinned.get(p, uid) == uid]
+            own = [p for p in open_to if p in pinned]
+            assert peer == min(own or open_to, default=None)
+            if peer is not None:
+                taken[peer] = uid
+        elif taken:
+            leaver = next(iter(taken))
+            del taken[leaver]
+            ids.release(leaver)
+
+
+@pytest.mark.parametrize("text", ["3", "3:", "3:alice", ":1", "socket:3", "3:1,", ",", "3:1 4:2"])
+def test_pins_that_are_none_are_named(text: str) -> None:
+    with pytest.raises(PinsError, match=f"pins={text}: pins are PORT:UID or PORT:socket, with commas between"):
+        pins(text)

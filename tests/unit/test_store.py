@@ -132,6 +132,24 @@ def test_a_socket_that_moved_leaves_nothing_where_it_was(systemd: Systemd, tmp_p
     assert stat.S_ISSOCK((tmp_path / "after").stat().st_mode)
 
 
+def test_ports_have_sockets_of_their_own_each_with_its_file(systemd: Systemd, tmp_path: Path) -> None:
+    shelf = systemd.start().shelf("a.socket")
+    for name in ("socket", "socket.3", "socket.14"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / name))
+        shelf.keep(name, [listener.detach()])
+    found = systemd.start()
+    assert found.fabrics == ["a.socket"]
+    shelf = found.shelf("a.socket")
+    assert set(shelf.kept) == {"socket", "socket.3", "socket.14"}
+    shelf.forget("socket.3")
+    assert set(systemd.hear()) == {"a.socket.socket", "a.socket.socket.14"}
+    assert sorted(path.name for path in tmp_path.glob("socket*")) == ["socket", "socket.14"]
+    shelf.discard("/nonexistent")
+    assert list(tmp_path.glob("socket*")) == []
+    assert systemd.hear() == {}
+
+
 def test_sockets_that_systemd_opened_are_no_fabrics(systemd: Systemd) -> None:
     manager = Manager()
     store = Store(manager, {"http": [a_file()], "lab.stats": [a_file()]})
