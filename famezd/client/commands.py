@@ -317,10 +317,10 @@ def _watch(session: Session, arguments: Arguments, emit: Emit) -> None:
 
 @command(_ENDS, endless=True)
 def _trace(session: Session, arguments: Arguments, emit: Emit) -> None:
-    """Prints the messages of all peers, as they are sent and taken, until Ctrl-C.
+    """Prints the messages of all peers, and how long each stood until it was taken, until Ctrl-C.
 
     No event tells a bystander of a message: this looks a thousand times a second. What comes and goes between two
-    looks is known by the text that it leaves (`passed`), and missed if it leaves the same one as before.
+    looks is known by the text that it leaves, and missed if it leaves the same one as before.
     """
     mailbox = session.mailbox
     trace = Trace(mailbox.slots, mailbox.switch)
@@ -329,7 +329,7 @@ def _trace(session: Session, arguments: Arguments, emit: Emit) -> None:
     while not arguments.count or seen < arguments.count:
         session.wait(LOOK_AGAIN)
         for traced in trace.look(session.directory()):
-            seen += 1
+            seen += traced.what != "stands"
             emit(traced)
         # Those to us were among them.
         session.messages()

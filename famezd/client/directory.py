@@ -65,7 +65,7 @@ class Directory:
 
     def _nearest(self, destination: str) -> str:
         near = difflib.get_close_matches(destination, self.words(), 1)
-        return f"; did you mean {near[0]}?" if near else ""
+        return f" (did you mean {near[0]}?)" if near else ""
 
     def _known(self) -> str:
         known = [f"{peer} ({nodename})" if nodename else str(peer) for peer, (nodename, _) in self.members.items()]

@@ -17,8 +17,10 @@ CCLASS: Final = "Debugger"
 SPIN: Final = 200e-6
 """Seconds in which an acknowledgement is looked for without a pause: whoever is awake and waits for messages gives it
 within them. What is longer is worth a sleep."""
+FIRST_PAUSE: Final = 50e-6
+"""Seconds between the first two looks after that; each pause is twice the one before."""
 LOOK_AGAIN: Final = 0.001
-"""Seconds between two later looks; no event tells of an acknowledgement."""
+"""Seconds between two looks in the end; no event tells of an acknowledgement."""
 ANSWER_WITHIN: Final = 1.0
 """Seconds in which whoever asked has to take the answer: later it is withdrawn, or the deaf would silence us."""
 ANSWERS: Final = 64
@@ -212,10 +214,11 @@ class Mailbox:
 
     def _await_taken(self, slot: int, deadline: float, what: str) -> None:
         """Returns when the message in a slot is taken."""
-        spin = time.monotonic() + SPIN
+        began = time.monotonic()
+        pause = FIRST_PAUSE
         while self.slots.pending(slot):
             now = time.monotonic()
-            if now < spin:
+            if now < began + SPIN:
                 # Whoever is to take it may need this processor.
                 os.sched_yield()
                 continue
@@ -224,7 +227,11 @@ class Mailbox:
                     f"{what.format(self.slots.responder(slot))} was not acknowledged in time; "
                     f"it still stands in the mailbox"
                 )
-            self.collect(min(LOOK_AGAIN, deadline - now))
+            if pause < LOOK_AGAIN:
+                # The peer's own wait knows whole milliseconds only.
+                time.sleep(pause)
+                pause *= 2
+            self.collect(0.0 if pause < LOOK_AGAIN else min(LOOK_AGAIN, deadline - now))
 
     def _take(self, slot: int) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,13 +49,11 @@ class Prompt:
         try:
             print(GREETING.format(id=self._session.peer.id, socket=socket))
             while True:
-                try:
+                # Ctrl-C ends the line that is typed, or the command that runs; not more.
+                with contextlib.suppress(KeyboardInterrupt):
                     self._command(self._read())
-                except KeyboardInterrupt:
-                    # At the prompt, or in a command that did not end by itself.
-                    print("interrupted")
-                except (EOFError, Quit):
-                    return OK
+        except (EOFError, Quit):
+            return OK
         except _FabricEnded as e:
             self._output.complain(ClientError(str(e)))
             return NOT_DONE

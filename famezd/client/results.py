@@ -215,19 +215,23 @@ class Membership(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """Something was seen in a slot of the mailbox."""
+    """Something has happened to a message in the mailbox."""
 
     time: float
     """Seconds since the epoch."""
     what: str
-    """`sent`, `taken`, `passed`: sent and taken between two looks; `gone`: taken back, or its slot was cleared."""
+    """`taken`; `gone`, when its slot was cleared; `stands`, when nobody takes it."""
     src: str
     dst: str
     """What the sender noted, which it need not have done."""
     text: str
+    stood: float | None
+    """Seconds that it was seen to stand there, None if it came and went between two looks."""
 
     def __str__(self) -> str:
-        return f"{_clock(self.time)}  {self.what:<6}  {self.src} -> {self.dst}: {printable(self.text)}"
+        stood = "at once" if self.stood is None else f"after {self.stood * 1e3:.0f} ms"
+        what = {"taken": f"taken {stood}", "gone": f"gone {stood}", "stands": "not taken yet"}[self.what]
+        return f"{_clock(self.time)}  {self.src} -> {self.dst}: {printable(self.text)}  [{what}]"
 
 
 class Note(NamedTuple):
