@@ -104,8 +104,9 @@ def split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as e:
-        what = "a quote is left open" if "quotation" in str(e) else "a backslash stands at the end"
-        raise UsageError(f"{what}; close it, or put a backslash before it if it is meant as it is") from e
+        if "quotation" in str(e):
+            raise UsageError("a quote is left open; close it, or put a backslash before it") from e
+        raise UsageError("a backslash stands at the end; put another before it if it is meant as it is") from e
 
 
 def _quoted(word: str) -> str:

@@ -119,14 +119,14 @@ class Mailbox:
         return stood
 
     def receive(self, *, timeout: float | None = None) -> Message | None:
-        """The next message, None if there is none after `timeout` seconds (None: waits for ever)."""
+        """The next message, None if there is none after `timeout` seconds (None: waits for ever, 0: does not wait)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._inbox:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left < 0:
-                return None
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             self.collect(left)
-        return self._inbox.popleft()
+            if left == 0.0:
+                break
+        return self.next_message()
 
     def next_message(self) -> Message | None:
         """The next message of those that have come already."""

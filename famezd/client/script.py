@@ -60,7 +60,8 @@ def run_script(session: Session, lines: Iterable[str], output: Output, *, keep_g
         except Quit:
             break
         except FamezError as e:
-            first = first or output.complain(e, f"line {number}: ")
+            status = output.complain(e, f"line {number}: ")
+            first = first or status
             if not keep_going:
                 break
     return first
