@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
+import termios
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
@@ -46,6 +49,8 @@ class Prompt:
     def run(self, socket: str) -> int:
         """Returns the exit status: 0, or 1 if the fabric has ended."""
         asyncio.set_event_loop(self._loop)
+        settings = termios.tcgetattr(sys.stdin)
+        _hide_control_characters(settings)
         try:
             print(GREETING.format(id=self._session.peer.id, socket=socket))
             while True:
@@ -58,6 +63,7 @@ class Prompt:
             self._output.complain(ClientError(str(e)))
             return NOT_DONE
         finally:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
             asyncio.set_event_loop(None)
             self._loop.close()
 
@@ -137,6 +143,13 @@ class _Completer(Completer):
             return self._session.directory().words()
         except FamezError:
             return []
+
+
+def _hide_control_characters(settings: list[Any]) -> None:
+    """Has the terminal show no ^C where the next prompt is to stand."""
+    hidden = settings.copy()
+    hidden[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, hidden)
 
 
 def _history(output: Output) -> History:
