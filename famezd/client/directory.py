@@ -58,10 +58,18 @@ class Directory:
 
     def words(self) -> list[str]:
         """Every destination that `find_all` understands, ids left out where a name says the same."""
-        claimed = [nodename for nodename, _ in self.members.values() if nodename]
-        unique = [nodename for nodename in claimed if claimed.count(nodename) == 1]
-        ids = [str(peer) for peer, (nodename, _) in self.members.items() if nodename not in unique]
-        return [*unique, *ids, *(SWITCH[:1] if self.switch is not None else ()), ALL, OTHERS]
+        names = {peer: nodename for peer, (nodename, _) in self.members.items() if self._stands_for(nodename, peer)}
+        ids = [str(peer) for peer in self.members if peer not in names]
+        return [*names.values(), *ids, *(SWITCH[:1] if self.switch is not None else ()), ALL, OTHERS]
+
+    def _stands_for(self, nodename: str, peer: int) -> bool:
+        """Whether a peer can be meant by its name: no other claims it, and it is no id and no word of ours."""
+        if not nodename or nodename in (*SWITCH, ALL, OTHERS):
+            return False
+        try:
+            return self.find(nodename) == peer
+        except ClientError:
+            return False
 
     def _nearest(self, destination: str) -> str:
         near = difflib.get_close_matches(destination, self.words(), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import sys
 import termios
 from collections.abc import Iterable
@@ -140,7 +141,7 @@ class _Completer(Completer):
         if ALIASES.get(command, command) == "help":
             return [*COMMANDS]
         try:
-            return self._session.directory().words()
+            return [shlex.quote(word) for word in self._session.directory().words()]
         except FamezError:
             return []
 

@@ -31,8 +31,8 @@ def prompt(tmp_path: Path) -> Iterator[Prompt]:
     with ExitStack() as stack:
 
         def started(worker: Worker) -> Terminal:
-            environ = {"XDG_STATE_HOME": str(tmp_path)}
-            command = [sys.executable, "-c", MAIN, "-S", worker.settings.socket]
+            environ = {"XDG_STATE_HOME": str(tmp_path / "state")}
+            command = [sys.executable, "-P", "-c", MAIN, "-S", worker.settings.socket]
             return stack.enter_context(Terminal(tmp_path, command, environ))
 
         yield started
@@ -86,11 +86,11 @@ def test_history(worker: Worker, prompt: Prompt, tmp_path: Path) -> None:
         terminal.type("quit")
         terminal.expect("z01> quit", "status 0")
         worker.wait(lambda: not worker.present, "it has left")
-    assert (tmp_path / "famezd" / "client_history").read_text().count("+withdraw\n") == 2
+    assert (tmp_path / "state" / "famezd" / "client_history").read_text().count("+withdraw\n") == 2
 
 
 def test_a_history_that_cannot_be_written(worker: Worker, prompt: Prompt, tmp_path: Path) -> None:
-    (tmp_path / "famezd").write_text("no folder")
+    (tmp_path / "state").write_text("no folder")
     terminal = prompt(worker)
     terminal.expect(GREETING.format(1, worker.settings.socket), "z01>")
     assert "famez-client: what is typed will not be remembered" in terminal.screen()[0]
