@@ -160,15 +160,16 @@ class Mailbox:
 
         It may return nothing earlier than `timeout`: when answers wait for their turn.
         """
-        self._send_answers()
         if self.busy:
+            self._send_answers()
             timeout = LOOK_AGAIN if timeout is None else min(timeout, LOOK_AGAIN)
         events = self._peer.wait(timeout)
         for event in events:
             # The vector is the sender's id.
             if isinstance(event, Doorbell) and 0 < event.vector <= self.switch:
                 self._take(event.vector)
-        self._send_answers()
+        if self.busy:
+            self._send_answers()
         return events
 
     @property
@@ -219,8 +220,9 @@ class Mailbox:
         while self.slots.pending(slot):
             now = time.monotonic()
             if now < began + SPIN:
-                # Whoever is to take it may need this processor.
+                # Whoever is to take it may need this processor, or wait for us to take what it has sent.
                 os.sched_yield()
+                self.collect(0.0)
                 continue
             if now >= deadline:
                 raise NotTakenError(
