@@ -10,7 +10,7 @@ from pathlib import Path
 
 from famezd import __version__
 from famezd.client import commands  # noqa: F401 (fills the grammar)
-from famezd.client.grammar import Call, explain, understand
+from famezd.client.grammar import Call, UsageError, explain, understand
 from famezd.client.script import Output, lines, run, run_script
 from famezd.client.session import Session
 from famezd.errors import FamezError
@@ -48,6 +48,8 @@ def main() -> int:
 def _run(session: Session, socket: str, call: Call | None, arguments: argparse.Namespace, output: Output) -> int:
     if call is not None:
         return run(session, call, output)
+    if sys.stdin is None:
+        raise UsageError("no command, and no standard input to read any from")
     if sys.stdin.isatty():
         # Only now: it takes as long to import as all the rest.
         from famezd.client.prompt import Prompt  # noqa: PLC0415

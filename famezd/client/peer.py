@@ -61,6 +61,8 @@ class Peer:
         self._epoll.register(connection, select.EPOLLIN)
         self._bells: dict[int, int] = {}
         self._count = bytearray(8)
+        self.ended = False
+        """Whether the server has ended the membership; the peers that are known can still be rung."""
         self.rung: Counter[int] = Counter()
         """How often this peer was rung on each vector, as far as `wait` has seen."""
 
@@ -195,6 +197,7 @@ class Peer:
             except BlockingIOError:
                 return events
             except OSError as e:
+                self._end()
                 raise ClientError(f"the connection is broken: {e.strerror}") from e
             events += self._understand(data, [Descriptor(fd) for fd in descriptors], flags)
 
@@ -210,8 +213,7 @@ class Peer:
             for descriptor in descriptors:
                 os.close(descriptor)
             if not data:
-                # Level-triggered, it would be readable for ever.
-                self._epoll.unregister(self._connection)
+                self._end()
             raise
         events: list[Event] = []
         for event in told:
@@ -227,6 +229,11 @@ class Peer:
                     # With its last vector, so that it can be rung on all; all peers have as many.
                     events.append(Joined(event.peer))
         return events
+
+    def _end(self) -> None:
+        self.ended = True
+        # Level-triggered, it would be readable for ever.
+        self._epoll.unregister(self._connection)
 
     def _take(self, bell: int) -> int:
         try:

@@ -74,6 +74,8 @@ class Prompt:
             if words:
                 understand(words).run(self._session, self._output.emit)
         except FamezError as e:
+            if self._session.peer.ended:
+                raise _FabricEnded(str(e)) from e
             self._output.complain(e)
         finally:
             show_messages(self._session, self._output.emit)
@@ -120,7 +122,7 @@ class Prompt:
 
 
 class _FabricEnded(Exception):  # noqa: N818 (what has happened, and the prompt's way out)
-    """The membership has ended while the prompt waited."""
+    """The membership has ended."""
 
 
 class _Completer(Completer):

@@ -531,6 +531,13 @@ def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_no_command_and_no_standard_input(worker: Worker) -> None:
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *CLIENT, worker.settings.socket]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "famez-client: no command, and no standard input to read any from\n"
+
+
 def test_no_fabric_named() -> None:
     done = subprocess.run([*CLIENT[:-1], "who"], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 2

@@ -150,6 +150,15 @@ def test_a_fabric_that_ends_while_the_prompt_waits(worker: Worker, prompt: Promp
     terminal.expect("famez-client: the server has ended the membership", "status 1")
 
 
+def test_a_fabric_that_ends_while_a_command_runs(worker: Worker, prompt: Prompt) -> None:
+    terminal = prompt(worker)
+    terminal.expect("z01>")
+    terminal.type("listen")
+    terminal.expect("z01 (1) listens; Ctrl-C ends it")
+    worker.check()
+    terminal.expect("famez-client: the server has ended the membership", "status 1")
+
+
 def test_plain_fabric(start: Start, prompt: Prompt) -> None:
     worker = start(peers=2, vectors=3, ports="fresh")
     terminal = prompt(worker)
