@@ -226,7 +226,7 @@ def _link(session: Session, arguments: Arguments, emit: Emit) -> None:
 
     The directives ACK and NAK are answers themselves, so nothing is waited for.
     """
-    directive = " ".join(arguments.directive)
+    directive = " ".join(arguments.directive).strip()
     if not directive:
         raise UsageError("link: a directive is missing, such as Peer-Attribute")
     text = f"Link CTL {directive}{FIRST_HOP}"

@@ -415,7 +415,9 @@ def test_link(worker: Worker) -> None:
         assert complaint == "famez-client: peer 1 took the message, and no answer came in time\n"
         assert client.line() == "z02 (2): Link CTL nonsense!EZT=1"
         assert succeeds(worker, "link", "-d", "z01", "NAK", "no") == ["to z01 (1): Link CTL NAK no!EZT=1"]
-        assert fails(worker, "link", "-d", "1", status=2).startswith("famez-client: link: a directive is missing")
+        for nothing in ([], [" "]):
+            complaint = fails(worker, "link", "-d", "1", *nothing, status=2)
+            assert complaint.startswith("famez-client: link: a directive is missing")
 
 
 def manager(message: Message) -> str | None:
