@@ -35,6 +35,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.relay
+	$(BIN)/python -m bench.mailbox
 	$(BIN)/python -m bench.resume
 	$(BIN)/python -m bench.hostile
 

@@ -52,6 +52,7 @@ __all__ = [
     "personality_reference",
 ]
 
+DEFAULT_CONFIG = Path("/etc/famez/famezd.yaml")
 ROOT_RUNTIME_DIRECTORY = Path("/run/famez")
 CONTROL_SOCKET = "control.sock"
 NOTIFY_SOCKET = "notify"

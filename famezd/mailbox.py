@@ -37,7 +37,7 @@ MAX_PEERS = 62
 # Offsets in slot 0
 _SLOT_SIZE, _BUFFER_AT, _CLIENTS, _EVENTS, _SERVER = 0, 8, 16, 24, 32
 # Offsets in every other slot
-_NODENAME, _CCLASS, _BUFLEN, _PEER, _LAST_RESPONDER = 0, 32, 64, 72, 80
+_NODENAME, _CCLASS, _BUFLEN, _PEER, _LAST_RESPONDER, _SID, _CID = 0, 32, 64, 72, 80, 88, 96
 
 
 class MailboxError(FamezError):
@@ -343,8 +343,8 @@ class FileMemory:
             os.pwrite(self._descriptor, data, at)
 
     def word(self, at: int) -> int:
-        """The 64-bit word there."""
-        return int.from_bytes(self.read(at, 8), "little")
+        """The 64-bit word there; bytes of it that are no longer there read as zero."""
+        return int.from_bytes(os.pread(self._descriptor, 8, at), "little")
 
     def set_word(self, at: int, value: int) -> None:
         """Sets the 64-bit word there."""
@@ -395,6 +395,17 @@ def outliving_memory(descriptor: int) -> FileMemory:
 def slots_size(peers: int) -> int:
     """Bytes of the layout for `peers`: a power of two of slots for the globals, the peers and the server."""
     return max(PAGE, SLOT_SIZE << (peers + 1).bit_length())
+
+
+class Standing(NamedTuple):
+    """What stands in a slot, whether or not it was taken."""
+
+    pending: bool
+    """Whether nobody has acknowledged it."""
+    text: bytes
+    """A text that was taken stays until the next is written."""
+    responder: int
+    """Whom it is for, if its sender noted that."""
 
 
 class Slots:
@@ -461,6 +472,15 @@ class Slots:
         """The slot's component class, in the same way."""
         return _text(self.memory.read(slot * SLOT_SIZE + _CCLASS, NAME_SIZE))
 
+    def configure(self, slot: int, cid: int, sid: int) -> None:
+        """Writes the component and subnet ids that a fabric manager gave to the slot's owner."""
+        self.memory.set_word(slot * SLOT_SIZE + _CID, cid)
+        self.memory.set_word(slot * SLOT_SIZE + _SID, sid)
+
+    def configured(self, slot: int) -> tuple[int, int]:
+        """Component and subnet id of the slot's owner, 0 before it has any."""
+        return self.memory.word(slot * SLOT_SIZE + _CID), self.memory.word(slot * SLOT_SIZE + _SID)
+
     def pending(self, slot: int) -> bool:
         """Whether the slot holds a message that nobody has acknowledged."""
         return self.memory.word(slot * SLOT_SIZE + _BUFLEN) != 0
@@ -483,12 +503,27 @@ class Slots:
 
         Raises MailboxError if its length is beyond the buffer.
         """
-        length = self.memory.word(slot * SLOT_SIZE + _BUFLEN)
+        # One copy of both: the length comes first in it, and was written last.
+        copy = self.memory.read(slot * SLOT_SIZE + _BUFLEN, SLOT_SIZE - _BUFLEN)
+        length = int.from_bytes(copy[:8], "little")
         if not length:
             return None
         if length > MAX_TEXT:
             raise MailboxError(f"slot {slot} says its message has {length} bytes; at most {MAX_TEXT} fit")
-        return self.memory.read(slot * SLOT_SIZE + BUFFER_AT, length).partition(b"\0")[0]
+        text = BUFFER_AT - _BUFLEN
+        return copy[text : text + length].partition(b"\0")[0]
+
+    def standing(self, last: int) -> list[Standing]:
+        """What stands in slots 1 to `last`, from one copy of all of them."""
+        copy = self.memory.read(SLOT_SIZE, last * SLOT_SIZE)
+        found = []
+        for base in range(0, len(copy), SLOT_SIZE):
+            buflen, responder = (
+                int.from_bytes(copy[base + at : base + at + 8], "little") for at in (_BUFLEN, _LAST_RESPONDER)
+            )
+            text = copy[base + BUFFER_AT : base + SLOT_SIZE].partition(b"\0")[0]
+            found.append(Standing(buflen != 0, text, responder))
+        return found
 
     def text(self, slot: int) -> bytes:
         """Copies what stands in `slot`, as long as it says, or as the buffer is where it says more."""

@@ -1,107 +1,88 @@
-"""famez-client: a peer of a fabric, at the shell."""
+"""famez-client: a peer of a fabric, at its prompt, at the shell and in scripts."""
 
 from __future__ import annotations
 
 import argparse
-import math
+import contextlib
+import os
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from pathlib import Path
 
 from famezd import __version__
-from famezd.client import ClientError, Mailbox, Peer
+from famezd.client import commands  # noqa: F401 (fills the grammar)
+from famezd.client.grammar import Call, UsageError, explain, understand
+from famezd.client.script import Output, lines, run, run_script
+from famezd.client.session import Session
 from famezd.errors import FamezError
 
 _EPILOG = """\
-DEST is a peer's id, its node name, or `switch`.
+without COMMAND: a prompt, or commands from standard input if that is no terminal: one a line, '#' begins a comment;
+the first that fails is the last
 
-exit status: 0 done; 1 not done, standard error says why; 2 wrong usage
+commands (`COMMAND -h` explains one):
+{}
+
+exit status: 0 done; 1 not done, standard error says why; 2 wrong usage; 130 interrupted
 """
 
 
 def main() -> int:
-    """Runs one command; returns its exit status."""
-    arguments = _parser().parse_args()
+    """Joins, runs what is asked for, and returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    output = Output(json=arguments.json)
     try:
-        with Peer.join(arguments.socket) as peer, closing(Mailbox(peer)) as mailbox:
-            command: Callable[[Peer, Mailbox, argparse.Namespace], None] = arguments.run
-            command(peer, mailbox, arguments)
-    except KeyboardInterrupt:
-        return 0
+        call = understand(arguments.command) if arguments.command else None
+        if call is not None and call.command.name == "help":
+            print(explain(call.arguments.command))
+            return os.EX_OK
+        if arguments.socket is None and arguments.fabric is None:
+            parser.error("which fabric? name it by -S SOCKET or -f FABRIC")
+        socket = arguments.socket or _socket_of(arguments.fabric)
+        with Session.join(socket) as session:
+            return _run(session, str(socket), call, arguments, output)
     except FamezError as e:
-        print(f"famez-client: {e}", file=sys.stderr)
-        return 1
-    return 0
+        return output.complain(e)
+
+
+def _run(session: Session, socket: str, call: Call | None, arguments: argparse.Namespace, output: Output) -> int:
+    if call is not None:
+        return run(session, call, output)
+    if sys.stdin is None:
+        raise UsageError("no command, and no standard input to read any from")
+    if sys.stdin.isatty():
+        # Only now: it takes as long to import as all the rest.
+        from famezd.client.prompt import Prompt  # noqa: PLC0415
+
+        return Prompt(session, output).run(socket)
+    return run_script(session, lines(session, sys.stdin.fileno()), output, keep_going=arguments.keep_going)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="famez-client",
-        description="Join a fabric of the genz personality, and see, ring or write to its peers.",
-        epilog=_EPILOG,
+        description="Join a fabric as a peer: see, ring, and write to the others.",
+        epilog=_EPILOG.format(explain(None)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-S", "--socket", required=True, metavar="SOCKET", help="the fabric's socket")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("-S", "--socket", type=Path, metavar="SOCKET", help="the fabric's socket")
+    where.add_argument("-f", "--fabric", metavar="FABRIC", help="the fabric's name, if famezd runs here")
+    parser.add_argument("--json", action="store_true", help="print results as JSON, one a line")
+    parser.add_argument("--keep-going", action="store_true", help="run all of a script, whatever fails in it")
     parser.add_argument("--version", action="version", version=f"famez-client {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    who = commands.add_parser("who", help="list who is on the fabric")
-    who.set_defaults(run=_who)
-    ping = commands.add_parser("ping", help="send `ping` to DEST and wait for its `pong`")
-    ping.add_argument("destination", metavar="DEST")
-    ping.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long to wait (%(default)s)")
-    ping.set_defaults(run=_ping)
-    send = commands.add_parser("send", help="send TEXT to DEST, and wait until it is taken")
-    send.add_argument("destination", metavar="DEST")
-    send.add_argument("text", nargs="+", metavar="TEXT")
-    send.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long to wait (%(default)s)")
-    send.set_defaults(run=_send)
-    listen = commands.add_parser("listen", help="print the messages that come, and answer pings, until Ctrl-C")
-    listen.set_defaults(run=_listen)
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run one command")
     return parser
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
-    return seconds
+def _socket_of(fabric: str) -> Path:
+    """Where a fabric of famezctl's famezd is joined: as configured, if that can be read, else by default."""
+    from famezd.cli.famezctl import default_control_socket  # noqa: PLC0415 (these take long, and are seldom needed)
+    from famezd.config import DEFAULT_CONFIG, load  # noqa: PLC0415
 
-
-def _who(peer: Peer, mailbox: Mailbox, _: argparse.Namespace) -> None:
-    print(f"{'ID':>5}  {'NODENAME':<31}  CCLASS")
-    for identity, (nodename, cclass) in sorted(mailbox.names().items()):
-        here = "  (this client)" if identity == peer.id else ""
-        print(f"{identity:>5}  {nodename or '-':<31}  {cclass}{here}")
-
-
-def _ping(peer: Peer, mailbox: Mailbox, arguments: argparse.Namespace) -> None:
-    destination = mailbox.find(arguments.destination)
-    if destination == peer.id:
-        raise ClientError("that is this client itself; name another peer")
-    seconds = mailbox.ping(destination, timeout=arguments.timeout)
-    print(f"pong from {destination}: time={seconds * 1e3:.3f} ms")
-
-
-def _send(peer: Peer, mailbox: Mailbox, arguments: argparse.Namespace) -> None:
-    destination = mailbox.find(arguments.destination)
-    if destination == peer.id:
-        raise ClientError("that is this client itself; name another peer")
-    mailbox.send(destination, " ".join(arguments.text), timeout=arguments.timeout)
-
-
-def _listen(peer: Peer, mailbox: Mailbox, _: argparse.Namespace) -> None:
-    print(f"peer {peer.id} listens; Ctrl-C ends it", flush=True)
-    while True:
-        message = mailbox.receive()
-        if message is None:
-            continue
-        print(f"{message.src}: {message.text}", flush=True)
-        if message.text == "ping":
-            try:
-                mailbox.send(message.src, "pong")
-            except ClientError as e:
-                print(f"famez-client: {e}", file=sys.stderr)
+    runtime = default_control_socket().parent
+    with contextlib.suppress(FamezError):
+        configured = load(DEFAULT_CONFIG, environ={"RUNTIME_DIRECTORY": str(runtime)}).fabrics.get(fabric)
+        if configured is not None:
+            return configured.socket.path
+    return runtime / f"{fabric}.sock"

@@ -18,7 +18,7 @@ import structlog
 from famezd import __version__
 from famezd.attach import qemu_arguments
 from famezd.cli.entry import discard_output
-from famezd.config import FABRICS, Config, ConfigError, load
+from famezd.config import DEFAULT_CONFIG, FABRICS, Config, ConfigError, load
 from famezd.daemonize import daemonize, pid_written
 from famezd.daemonlog import DaemonLog, open_log
 from famezd.errors import FamezError
@@ -28,7 +28,6 @@ from famezd.supervisor.logs import configure
 from famezd.supervisor.service import Service
 from famezd.supervisor.store import Store
 
-DEFAULT_CONFIG = Path("/etc/famez/famezd.yaml")
 CONFIG_WRONG = 2
 """Exit status when the configuration has mistakes: nothing was started."""
 

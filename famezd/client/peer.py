@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import time
+from collections import Counter
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -60,6 +61,10 @@ class Peer:
         self._epoll.register(connection, select.EPOLLIN)
         self._bells: dict[int, int] = {}
         self._count = bytearray(8)
+        self.ended = False
+        """Whether the server has ended the membership; the peers that are known can still be rung."""
+        self.rung: Counter[int] = Counter()
+        """How often this peer was rung on each vector, as far as `wait` has seen."""
 
     @classmethod
     def join(cls, path: str | os.PathLike[str], *, timeout: float = 10.0) -> Peer:
@@ -116,15 +121,23 @@ class Peer:
         """The ids that this peer can ring, without its own; with sticky ports all, occupied or not."""
         return sorted(peer for peer in self._protocol.peers if peer != self.id)
 
+    def bells(self, peer: int) -> list[int]:
+        """The eventfds by which `peer` is rung, by vector; our own are those that we are rung by.
+
+        They stay this object's. Raises ClientError if `peer` is not known.
+        """
+        bells = self._protocol.peers.get(PeerId(peer))
+        if bells is None:
+            raise ClientError(f"no peer {peer}; there are: {', '.join(map(str, self.peers)) or 'none'}")
+        return list(bells)
+
     def fileno(self) -> int:
         """A descriptor that is readable when there is something for `wait` to return."""
         return self._epoll.fileno()
 
     def ring(self, peer: int, vector: int = 0) -> None:
         """Rings `peer` on `vector`; raises ClientError if it is not known or has no such vector."""
-        bells = self._protocol.peers.get(PeerId(peer))
-        if bells is None:
-            raise ClientError(f"no peer {peer}; there are: {', '.join(map(str, self.peers)) or 'none'}")
+        bells = self.bells(peer)
         if not 0 <= vector < len(bells):
             raise ClientError(f"peer {peer} has no vector {vector}; it has 0 to {len(bells) - 1}")
         with contextlib.suppress(BlockingIOError):
@@ -145,6 +158,7 @@ class Peer:
                     events += self._hear()
                 elif rings := self._take(descriptor):
                     events.append(Doorbell(self._bells[descriptor], rings))
+                    self.rung[self._bells[descriptor]] += rings
             if events or (deadline is not None and time.monotonic() >= deadline):
                 return events
 
@@ -183,6 +197,7 @@ class Peer:
             except BlockingIOError:
                 return events
             except OSError as e:
+                self._end()
                 raise ClientError(f"the connection is broken: {e.strerror}") from e
             events += self._understand(data, [Descriptor(fd) for fd in descriptors], flags)
 
@@ -198,8 +213,7 @@ class Peer:
             for descriptor in descriptors:
                 os.close(descriptor)
             if not data:
-                # Level-triggered, it would be readable for ever.
-                self._epoll.unregister(self._connection)
+                self._end()
             raise
         events: list[Event] = []
         for event in told:
@@ -215,6 +229,11 @@ class Peer:
                     # With its last vector, so that it can be rung on all; all peers have as many.
                     events.append(Joined(event.peer))
         return events
+
+    def _end(self) -> None:
+        self.ended = True
+        # Level-triggered, it would be readable for ever.
+        self._epoll.unregister(self._connection)
 
     def _take(self, bell: int) -> int:
         try:

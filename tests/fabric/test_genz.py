@@ -227,5 +227,7 @@ def test_destinations(join: Join) -> None:
     (first, one), (second, _) = join(), join()
     assert [one.find(name) for name in ("switch", "server", "Z-switch", "6", "z02", "2")] == [6, 6, 6, 6, 2, 2]
     assert (first.id, second.id) == (1, 2)
-    with pytest.raises(Exception, match=r"no peer 'z03'; there are: 1 \(z01\), 2 \(z02\), 6 \(Z-switch\)"):
+    with pytest.raises(
+        Exception, match=r"no peer 'z03' \(did you mean z02\?\); there are: 1 \(z01\), 2 \(z02\), 6 \(Z-switch\)"
+    ):
         one.find("z03")
