@@ -23,6 +23,8 @@ from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
+from famezd.switch.genz import MAX_SID, SID
+from famezd.switch.personality import Personality
 from famezd.yamlmarks import Document, Loc, Problem, dotted
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Control",
     "Fabric",
     "FabricSettings",
+    "Genz",
     "Http",
     "Log",
     "Mailbox",
@@ -54,6 +57,8 @@ LOCK_FILE = "famezd.lock"
 FABRICS = "fabrics.d"
 """The directory of the fabrics' files, beside famezd.yaml."""
 DEFAULT_MAILBOX_BYTES = 4 << 20
+GENZ = "genz"
+"""The name of the personality that has settings of its own in a section of that name."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
 
@@ -212,6 +217,24 @@ class Access(_Model):
         return list(map(kinds.group_id, self.groups))
 
 
+class Genz(_Model):
+    """The Gen-Z switch: for personality genz only."""
+
+    manager: Annotated[bool, kinds.TRUTH] = Field(
+        default=True,
+        description="Whether the switch is the fabric's primary manager, which configures whoever asks for it (Link"
+        " RFC); if not it refuses that, and asks each newcomer for its attributes.",
+    )
+    sid: Annotated[int, kinds.whole_number(0, MAX_SID)] = Field(
+        default=SID, description="The subnet id of the switch, and of the ports that it configures."
+    )
+    silent: Annotated[bool, kinds.TRUTH] = Field(
+        default=False,
+        description="Whether the switch is no peer at all: the mailbox is laid out for messages between peers, and"
+        " there is nobody else.",
+    )
+
+
 class FabricSettings(_Model):
     """One fabric, named after its file: fabrics.d/<fabric>.yaml."""
 
@@ -247,18 +270,46 @@ class FabricSettings(_Model):
         default_factory=Access, description="Who may join the fabric, of those who can open its socket."
     )
 
+    genz: Genz = Field(default_factory=Genz, description="The Gen-Z switch: for personality genz only.")
+    options: Annotated[dict[str, str], kinds.OPTIONS] = Field(
+        default={}, description="What a plug-in's personality can be told; it says which there are."
+    )
+
+    @property
+    def personality_options(self) -> dict[str, str]:
+        """What the personality is told, as text."""
+        if self.personality == GENZ:
+            return {"manager": str(self.genz.manager).lower(), "sid": str(self.genz.sid)}
+        return dict(self.options)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the switch is no peer, whatever its personality."""
+        return self.personality == GENZ and self.genz.silent
+
     def mistakes(self) -> Iterator[Mistake]:
         """Yield what is wrong between settings that are each right by themselves."""
-        personality = personality_class(self.personality)
+        try:
+            # At once: a plug-in may raise anything, and what it said before is of no use then.
+            yield from list(self._personality_mistakes(personality_class(self.personality)))
+        except Exception as e:  # noqa: BLE001 (see above)
+            yield Mistake(("personality",), f"{self.personality} is broken: {type(e).__name__}: {e}")
+        if "genz" in self.model_fields_set and self.personality != GENZ:
+            why = f"is for personality genz only, not for {self.personality}: leave it out"
+            yield Mistake(("genz",), why, frozenset({"personality"}))
+        yield from self._backing_mistakes()
+
+    def _personality_mistakes(self, personality: type[Personality]) -> Iterator[Mistake]:
         limits = frozenset({"personality", "peers", "vectors"})
         for key, message in personality.mistakes(self.peers, self.vectors).items():
             yield Mistake(tuple(key.split(".")), message, limits)
+        for option, message in personality.option_mistakes(self.options).items():
+            yield Mistake(("options", option), message, frozenset({"personality"}))
         size, least = self.mailbox.size, personality.mailbox_size(self.peers)
         if size is not None and size < least:
             enough = f"{kinds.in_units(least)} for {self.peers} peers with personality {self.personality}"
             message = f"must be at least {enough}, not {kinds.in_units(size)}"
             yield Mistake(("mailbox", "size"), message, frozenset({"personality", "peers"}))
-        yield from self._backing_mistakes()
 
     def _backing_mistakes(self) -> Iterator[Mistake]:
         backing, because = self.mailbox.backing, frozenset({"mailbox.backing"})
@@ -271,7 +322,10 @@ class FabricSettings(_Model):
 
     def resolve(self, name: str, runtime_directory: Path) -> Fabric:
         """Make the fabric `name` of it: derive what was left out."""
-        needed = personality_class(self.personality).mailbox_size(self.peers)
+        try:
+            needed = personality_class(self.personality).mailbox_size(self.peers)
+        except Exception:  # noqa: BLE001 (a plug-in's, which `mistakes` reports)
+            needed = 0
         derived = {
             "name": self.mailbox.name or f"famez-{name}",
             "size": self.mailbox.size or max(needed, PAGE if needed else DEFAULT_MAILBOX_BYTES),

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from famezd.errors import FamezError
 from famezd.mailbox import PAGE
-from famezd.switch.personality import Personality
+from famezd.switch.personality import Personality, wrong
 from famezd.yamlmarks import Integer
 
 MAX_MAILBOX_BYTES = 1 << 40
@@ -191,9 +191,10 @@ def personality_class(name: str) -> type[Personality]:
         loaded = point.load()
     except Exception as error:  # a plug-in's import may raise anything
         raise NotAllowedError(f"{point.value} cannot be loaded: {error!r}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Personality)):
-        raise NotAllowedError(f"{point.value} is no Personality")
-    return loaded
+    if why := wrong(loaded):
+        raise NotAllowedError(f"{point.value} {why}")
+    found: type[Personality] = loaded
+    return found
 
 
 def _entry_point(name: str) -> EntryPoint:
@@ -208,6 +209,23 @@ def _personality(value: object) -> str:
         raise NotAllowedError
     personality_class(value)
     return value
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise NotAllowedError
+    return value
+
+
+def _options(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise NotAllowedError
+    options = {}
+    for name, option in value.items():
+        if not isinstance(name, str) or not isinstance(option, str | int) or "\0" in f"{name}{option}":
+            raise NotAllowedError
+        options[str(name)] = str(option).lower() if isinstance(option, bool) else str(option)
+    return options
 
 
 _ACCOUNT: JsonSchemaValue = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
@@ -241,4 +259,10 @@ LISTEN = Kind(
 )
 USER = Kind("the name or number of a user", _account(user_id), _ACCOUNT)
 GROUP = Kind("the name or number of a group", _account(group_id), _ACCOUNT)
+TRUTH = Kind("true or false", _truth, {"type": "boolean"})
+OPTIONS = Kind(
+    "a mapping of names to text, integers, true or false",
+    _options,
+    {"type": "object", "additionalProperties": {"type": ["string", "integer", "boolean"]}},
+)
 PERSONALITY = Kind("the name of a personality", _personality, {"type": "string"})

@@ -37,7 +37,7 @@ MAX_PEERS = 62
 # Offsets in slot 0
 _SLOT_SIZE, _BUFFER_AT, _CLIENTS, _EVENTS, _SERVER = 0, 8, 16, 24, 32
 # Offsets in every other slot
-_NODENAME, _CCLASS, _BUFLEN, _PEER, _LAST_RESPONDER = 0, 32, 64, 72, 80
+_NODENAME, _CCLASS, _BUFLEN, _PEER, _LAST_RESPONDER, _SID, _CID = 0, 32, 64, 72, 80, 88, 96
 
 
 class MailboxError(FamezError):
@@ -397,6 +397,15 @@ class Slots:
     def cclass(self, slot: int) -> str:
         """The slot's component class, in the same way."""
         return _text(self.memory.read(slot * SLOT_SIZE + _CCLASS, NAME_SIZE))
+
+    def identify(self, slot: int, cid: int, sid: int) -> None:
+        """Writes the Gen-Z ids of a slot's owner, its component's and its subnet's."""
+        self.memory.set_word(slot * SLOT_SIZE + _SID, sid)
+        self.memory.set_word(slot * SLOT_SIZE + _CID, cid)
+
+    def identity(self, slot: int) -> tuple[int, int]:
+        """The Gen-Z ids, CID and SID, that stand in a slot."""
+        return self.memory.word(slot * SLOT_SIZE + _CID), self.memory.word(slot * SLOT_SIZE + _SID)
 
     def pending(self, slot: int) -> bool:
         """Whether the slot holds a message that nobody has acknowledged."""

@@ -44,7 +44,8 @@ JOINS = "joins"
 LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "broken", "doubt", "kicked"))
 _REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "resources", "stalled", "mailbox")
 REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
-TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns")
+SWITCH = ("personality_errors", "messages_malformed")
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *SWITCH)
 """The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
 TOTALS_WORDS = 64
 """Room for totals to come: an upgraded famezd goes on with the page of the one before it."""

@@ -33,16 +33,18 @@ from famezd.fabric.fabric import Fabric
 from famezd.fabric.ledger import LAYOUT, charter
 from famezd.fabric.listener import give_socket, listen
 from famezd.fabric.settings import Settings, parse
+from famezd.fabric.switch import has_switch, keeps_state
 from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
+from famezd.statepage import StateError, StatePage
 from famezd.stats import Page, StatsError
-from famezd.switch.personality import Personality
+from famezd.switch.personality import Personality, wrong
 
 START_FAILED = 78
 """Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
 # Names of the descriptors that are handed on and kept
-SOCKET, MAILBOX, LOCK, STATS, SUPERVISOR = "socket", "mailbox", "lock", "stats", "supervisor"
+SOCKET, MAILBOX, LOCK, STATS, STATE, SUPERVISOR = "socket", "mailbox", "lock", "stats", "state", "supervisor"
 
 _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
@@ -67,7 +69,7 @@ class Worker:
         self._manager = Manager()
         self._stopping = False
         personality = load_personality(settings.personality)
-        _raise_limit(settings.descriptors(switch=personality.is_peer))
+        _raise_limit(settings.descriptors(switch=has_switch(personality, settings)))
         given = inherited()
         self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
         succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
@@ -82,8 +84,11 @@ class Worker:
         if misfits != []:
             self._abandon_mailbox(given, (former or {}).get("memory", settings.memory))
         self._mailbox = self._open_mailbox(given)
+        state = self._open_state(given) if keeps_state(personality) else None
         own = {"page": str(self._page.identity), **settings.fixed}
-        self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, charter=own, logger=logger)
+        self._fabric = Fabric(
+            settings, personality, self._page, self._mailbox, state=state, ark=ark, charter=own, logger=logger
+        )
         self._signals = _catch_signals()
         self._listener, bound = self._open_listener(given)
         if bound and not succeeding:
@@ -114,17 +119,28 @@ class Worker:
             except StatsError as e:
                 self._log.say(log.WARNING, f"the counters begin anew: {e}")
                 continue
-            if page.shape == self._settings.shape(switch=personality.is_peer):
+            if page.shape == self._settings.shape(switch=has_switch(personality, self._settings)):
                 return page
             self._log.say(log.WARNING, "the counters begin anew: the fabric has another size")
             page.close()
         return None
 
     def _make_page(self, personality: type[Personality]) -> Page:
-        shape = self._settings.shape(switch=personality.is_peer)
+        shape = self._settings.shape(switch=has_switch(personality, self._settings))
         page = Page.create(f"famez-{self._settings.name}-stats", shape)
         self._manager.store(STATS, [page.descriptor])
         return page
+
+    def _open_state(self, given: dict[str, list[int]]) -> StatePage:
+        """The predecessor's state page, or a new one."""
+        for descriptor in given.get(STATE, ()):
+            try:
+                return StatePage.open(descriptor, writable=True)
+            except StateError as e:
+                self._log.say(log.WARNING, f"the switch begins anew: {e}")
+        state = StatePage.create(f"famez-{self._settings.name}-state")
+        self._manager.store(STATE, [state.descriptor])
+        return state
 
     def _misfits(self, found: dict[str, str] | None, page: Page | None) -> list[str] | None:
         """Why the fabric with that charter cannot go on; None if there is none, [] if it can."""
@@ -338,11 +354,12 @@ def load_personality(reference: str) -> type[Personality]:
     module, _, name = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as e:
-        raise StartError(f"cannot load the personality {reference}: {e}") from e
-    if not (isinstance(found, type) and issubclass(found, Personality)):
-        raise StartError(f"{reference} is no personality: no subclass of {Personality.__module__}.Personality")
-    return found
+    except Exception as e:  # a plug-in's import may raise anything
+        raise StartError(f"cannot load the personality {reference}: {type(e).__name__}: {e}") from e
+    if why := wrong(found):
+        raise StartError(f"{reference} {why}")
+    loaded: type[Personality] = found
+    return loaded
 
 
 def _raise_limit(needed: int) -> None:

@@ -17,7 +17,9 @@ from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
 from famezd.fabric.peer import program
+from famezd.statepage import StateError
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
+from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
 from famezd.supervisor.view import ConfigView, FabricView
 
 Look = Callable[[], Sequence[FabricView]]
@@ -36,6 +38,8 @@ def application(
             web.get("/api/v1/status", handlers.status),
             web.get("/api/v1/fabrics/{fabric}/peers", handlers.peers),
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
+            web.get("/api/v1/fabrics/{fabric}/switch", handlers.switch),
+            web.get("/system", handlers.system),
         ]
     )
     if operations is not None:
@@ -91,8 +95,32 @@ class _Handlers:
         how = view.fabric.doorbells
         return _json({"fabric": view.fabric.name, "doorbells": how, "pairs": pairs, "vectors": vectors})
 
+    async def switch(self, request: web.Request) -> web.Response:
+        view = self._view(request)
+        try:
+            return _json({"fabric": view.fabric.name, "personality": view.fabric.personality, **switch(view)})
+        except NoSwitchError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        except StateError as e:
+            raise _no(web.HTTPServiceUnavailable, str(e)) from e
+
+    async def system(self, request: web.Request) -> web.Response:
+        try:
+            view = self._view_of(request.query["fabric"]) if "fabric" in request.query else first_genz(self._look())
+            answer = _json(system(view))
+        except NoSwitchError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        except StateError as e:
+            raise _no(web.HTTPServiceUnavailable, str(e)) from e
+        # As FAME-Z does: pages that draw it come from anywhere.
+        answer.headers["Access-Control-Allow-Origin"] = "*"
+        return answer
+
     def _view(self, request: web.Request) -> FabricView:
-        name, views = request.match_info["fabric"], self._look()
+        return self._view_of(request.match_info["fabric"])
+
+    def _view_of(self, name: str) -> FabricView:
+        views = self._look()
         for view in views:
             if view.fabric.name == name:
                 return view

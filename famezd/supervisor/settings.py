@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from famezd.config import Fabric, personality_reference
+from famezd.escapes import joined
 from famezd.fabric.settings import Settings
 
 
@@ -29,6 +30,8 @@ def worker_settings(fabric: Fabric) -> Settings:
         users=_list(access.user_ids),
         groups=_list(access.group_ids),
         peers_per_user=access.peers_per_user or 0,
+        silent=int(fabric.silent),
+        options=joined(fabric.personality_options, ","),
     )
 
 

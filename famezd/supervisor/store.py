@@ -15,11 +15,11 @@ import structlog
 
 from famezd import ark
 from famezd.fabric.listener import identity, unlink
-from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATS
+from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATE, STATS
 from famezd.mailbox import discard
 from famezd.notify import Manager
 
-_OF_A_FABRIC = re.compile(rf"(.+)\.({SOCKET}|{MAILBOX}|{LOCK}|{STATS}|{ark.NAME.pattern})")
+_OF_A_FABRIC = re.compile(rf"(.+)\.({SOCKET}|{MAILBOX}|{LOCK}|{STATS}|{STATE}|{ark.NAME.pattern})")
 _CONFIG = re.compile(r"config\.(\d+)")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from famezd.config import Fabric, Problem, personality_class
+from famezd.statepage import StatePage, Table
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.worker import State, Worker
@@ -56,6 +57,13 @@ class FabricView:
     """Why it is not served, if its state is FAILED."""
     waiting: tuple[str, ...] = ()
     """Settings that have changed, and are in force when it is restarted: a phrase each."""
+    state_page: StatePage | None = None
+    """Where its switch keeps what it knows, None where it knows nothing."""
+
+    @property
+    def switch(self) -> Table:
+        """What its switch knows now; raises StateError if that cannot be read."""
+        return {} if self.state_page is None else self.state_page.read()[0]
 
     @property
     def up(self) -> bool:
@@ -73,7 +81,9 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     page = worker.page
     waiting = () if awaited is None else tuple(worker_settings(awaited).misfits(worker.settings.fixed))
     failure = worker.failure if worker.state is State.FAILED else ""
-    seen = FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting)
+    seen = FabricView(
+        *(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting, worker.state_page)
+    )
     if page is None:
         return seen
     ids = _ids(worker.fabric, page)

@@ -14,8 +14,9 @@ import structlog
 from famezd.config import Fabric
 from famezd.errors import FamezError
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import START_FAILED, STATS
+from famezd.fabric.worker import START_FAILED, STATE, STATS
 from famezd.notify import Notification
+from famezd.statepage import StateError, StatePage
 from famezd.stats import Page, StatsError
 from famezd.supervisor.lines import parse
 from famezd.supervisor.process import OrderError, Process
@@ -87,6 +88,8 @@ class Worker:
         """Why the fabric is not served, if its state is FAILED."""
         self.page: Page | None = None
         """The fabric's counters, as soon as there are any."""
+        self.state_page: StatePage | None = None
+        """What its switch knows, where it knows anything."""
         self.settled = asyncio.Event()
         """Set when the worker serves, failed or stopped; cleared while it starts or stops."""
         self._shelf = shelf
@@ -106,6 +109,8 @@ class Worker:
         self._last_line = ""
         for descriptor in shelf.kept.get(STATS, ()):
             self._look_at(descriptor)
+        for descriptor in shelf.kept.get(STATE, ()):
+            self._look_at_state(descriptor)
 
     @property
     def pid(self) -> int:
@@ -141,6 +146,9 @@ class Worker:
         if self.page is not None:
             self.page.close()
             self.page = None
+        if self.state_page is not None:
+            self.state_page.close()
+            self.state_page = None
 
     async def restart(self, fabric: Fabric) -> None:
         """Starts another worker, once there is none any more, which serves the fabric as `fabric` defines it.
@@ -246,6 +254,8 @@ class Worker:
             self._shelf.keep(told.get("FDNAME", "stored"), notification.descriptors)
             if told.get("FDNAME") == STATS:
                 self._look_at(notification.descriptors[0])
+            elif told.get("FDNAME") == STATE:
+                self._look_at_state(notification.descriptors[0])
         else:
             # That of a barrier is closed when all before it has been heard: that is what it tells.
             notification.close()
@@ -274,6 +284,17 @@ class Worker:
         except StatsError as e:
             # One that an older famezd left; the worker makes another.
             self._log.debug("no counters", why=str(e))
+
+    def _look_at_state(self, descriptor: int) -> None:
+        if self.state_page is not None:
+            self.state_page.close()
+            self.state_page = None
+        copy = os.dup(descriptor)
+        try:
+            self.state_page = StatePage.open(copy)
+        except StateError as e:
+            os.close(copy)
+            self._log.debug("nothing is known of the switch", why=str(e))
 
     # Its processes
 

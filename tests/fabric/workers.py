@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 from famezd import ark
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATS, SUPERVISOR
+from famezd.fabric.worker import LOCK, MAILBOX, SOCKET, STATE, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
 from famezd.protocol import (
     MESSAGE_SIZE,
@@ -313,7 +313,7 @@ class Worker:
             self._forget(told.assignments["FDNAME"])
 
     def _keep(self, name: str, descriptors: list[int]) -> None:
-        assert name in (SOCKET, MAILBOX, LOCK, STATS) or ark.NAME.fullmatch(name), name
+        assert name in (SOCKET, MAILBOX, LOCK, STATS, STATE) or ark.NAME.fullmatch(name), name
         self._forget(name)
         self.kept[name] = descriptors
         if name == STATS:
