@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from famezd.errors import FamezError
-from famezd.mailbox import MAX_PEERS, MAX_TEXT, Slots, slots_size
+from famezd.mailbox import MAX_TEXT, Slots
 from famezd.messages import (
     DUMP,
     PING,
@@ -27,7 +27,7 @@ from famezd.messages import (
     track,
     untrack,
 )
-from famezd.switch.personality import Fabric, Personality, State
+from famezd.switch.personality import Fabric, Messaging, State
 
 MANAGER, SERVER = "Z-switch", "Z-server"
 """The names of a switch that is the primary fabric manager, and of one that is none."""
@@ -98,31 +98,10 @@ class Port:
         return port
 
 
-class Genz(Personality):
+class Genz(Messaging):
     """A Gen-Z fabric switch."""
 
-    first_id = 1
-    fixed_ids = True
-    has_slots = True
-    is_peer = True
     cclass = CCLASS
-
-    @classmethod
-    def mistakes(cls, peers: int, vectors: int) -> dict[str, str]:
-        """The mailbox holds 62 peers, and a peer is rung on the vector that is the sender's id."""
-        found = {}
-        if peers > MAX_PEERS:
-            found["peers"] = f"personality genz takes at most {MAX_PEERS}, not {peers}"
-        if vectors < peers + 2:
-            found["vectors"] = (
-                f"personality genz with {peers} peers needs at least {peers + 2} (peers + 2), not {vectors}"
-            )
-        return found
-
-    @classmethod
-    def mailbox_size(cls, peers: int) -> int:
-        """Bytes of the slots."""
-        return slots_size(peers)
 
     def __init__(self, fabric: Fabric) -> None:
         super().__init__(fabric)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Protocol
 
-from famezd.mailbox import Memory
+from famezd.mailbox import MAX_PEERS, Memory, slots_size
 
 State = Mapping[str, Mapping[str, str]]
 """What a switch knows: things by name, and what is known of each, all of it text."""
@@ -76,7 +76,7 @@ class Personality:
     has_slots: ClassVar[bool] = False
     """Whether the mailbox is laid out in slots (see `famezd.mailbox`), through which peers send each other messages.
 
-    The worker sees to the slots. `first_id` must then be 1, and `fixed_ids` true.
+    The worker sees to the slots. `first_id` must then be 1, and `fixed_ids` true: see `Messaging`.
     """
     is_peer: ClassVar[bool] = False
     """Whether the switch is itself a peer: announced to newcomers, with the id after the last port's."""
@@ -155,6 +155,30 @@ class Personality:
 
     def tick(self, now: float) -> None:
         """Do what was due by `now`, in seconds of the monotonic clock."""
+
+
+class Messaging(Personality):
+    """A switch that sends and receives messages through the mailbox's slots."""
+
+    first_id = 1
+    fixed_ids = True
+    has_slots = True
+    is_peer = True
+
+    @classmethod
+    def mistakes(cls, peers: int, vectors: int) -> dict[str, str]:
+        """The mailbox holds 62 peers, and a peer is rung on the vector that is the sender's id."""
+        found, own = {}, f"personality {cls.__name__.lower()}"
+        if peers > MAX_PEERS:
+            found["peers"] = f"{own} takes at most {MAX_PEERS}, not {peers}"
+        if vectors < peers + 2:
+            found["vectors"] = f"{own} with {peers} peers needs at least {peers + 2} (peers + 2), not {vectors}"
+        return found
+
+    @classmethod
+    def mailbox_size(cls, peers: int) -> int:
+        """Bytes of the slots."""
+        return slots_size(peers)
 
 
 def wrong(found: object) -> str:

@@ -1,4 +1,4 @@
-"""A switch as a worker has it, over a real mailbox, stats page and state page; who is rung and what is logged is kept."""
+"""A switch as a worker has it, over a real mailbox, stats page and state page; keeps who is rung and what is logged."""
 
 from __future__ import annotations
 
