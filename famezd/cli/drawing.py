@@ -7,26 +7,31 @@ from typing import Any
 
 COLUMNS = 80
 """How wide a drawing may be."""
-_INSIDE = 17
+_INSIDE = 16
 """How wide a port is, inside; names that are longer are cut."""
 
 
 def show_switch(answer: dict[str, Any]) -> str:
     """What famezd answers for a switch: with ports its front, else things and what is known of each."""
-    if "ports" not in answer:
-        return "\n".join(_things(answer["state"]))
+    lines = _front(answer) if "ports" in answer else _things(answer["state"])
+    # Guests and plug-ins write what they like, and a terminal does what it is told.
+    return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
+
+
+def _front(answer: dict[str, Any]) -> Iterable[str]:
     switch, ports = answer["switch"], answer["ports"]
     in_a_row = min(len(ports), (COLUMNS - 1) // (_INSIDE + 3))
     rows = [ports[at : at + in_a_row] for at in range(0, len(ports), in_a_row)]
-    lines = [_head(answer["fabric"], switch)]
+    yield _head(answer["fabric"], switch)
+    yield _rule(in_a_row)
     for row in rows:
-        lines += [_rule(len(row)), *_boxes(row)]
-    lines.append(_rule(len(rows[-1])))
-    lines += [f"port {port['id']} refused a request: {port['nak']}" for port in ports if port["nak"]]
-    lines += [
-        f"port {tag['peer']} has still to acknowledge CTL-Write, tag {tag['tag']}" for tag in answer["outstanding"]
-    ]
-    return "\n".join(lines)
+        yield from _boxes(row)
+        yield _rule(len(row))
+    for port in ports:
+        if port["nak"]:
+            yield f"port {port['id']} refused a request: {port['nak']}"
+    for tag in answer["outstanding"]:
+        yield f"port {tag['peer']} has still to acknowledge CTL-Write, tag {tag['tag']}"
 
 
 def _head(fabric: str, switch: dict[str, Any]) -> str:
