@@ -84,7 +84,7 @@ class Worker:
         if misfits != []:
             self._abandon_mailbox(given, (former or {}).get("memory", settings.memory))
         self._mailbox = self._open_mailbox(given)
-        state = self._open_state(given) if keeps_state(personality) else None
+        state = self._open_state(given, personality)
         own = {"page": str(self._page.identity), **settings.fixed}
         self._fabric = Fabric(
             settings, personality, self._page, self._mailbox, state=state, ark=ark, charter=own, logger=logger
@@ -131,8 +131,13 @@ class Worker:
         self._manager.store(STATS, [page.descriptor])
         return page
 
-    def _open_state(self, given: dict[str, list[int]]) -> StatePage:
-        """The predecessor's state page, or a new one."""
+    def _open_state(self, given: dict[str, list[int]], personality: type[Personality]) -> StatePage | None:
+        """The predecessor's state page, or a new one; None for a switch that knows nothing."""
+        if not keeps_state(personality):
+            if STATE in given:
+                # What another personality knew.
+                self._manager.forget(STATE)
+            return None
         for descriptor in given.get(STATE, ()):
             try:
                 return StatePage.open(descriptor, writable=True)

@@ -146,9 +146,7 @@ class Worker:
         if self.page is not None:
             self.page.close()
             self.page = None
-        if self.state_page is not None:
-            self.state_page.close()
-            self.state_page = None
+        self._forget_state()
 
     async def restart(self, fabric: Fabric) -> None:
         """Starts another worker, once there is none any more, which serves the fabric as `fabric` defines it.
@@ -261,6 +259,8 @@ class Worker:
             notification.close()
         if told.get("FDSTOREREMOVE") == "1":
             self._shelf.forget(told.get("FDNAME", ""))
+            if told.get("FDNAME") == STATE:
+                self._forget_state()
         if told.get("READY") == "1" and notification.pid == self._process.pid:
             self._serves()
         if told.get("WATCHDOG") == "1" and self.state is State.SERVING and notification.pid == self._process.pid:
@@ -286,15 +286,18 @@ class Worker:
             self._log.debug("no counters", why=str(e))
 
     def _look_at_state(self, descriptor: int) -> None:
-        if self.state_page is not None:
-            self.state_page.close()
-            self.state_page = None
+        self._forget_state()
         copy = os.dup(descriptor)
         try:
             self.state_page = StatePage.open(copy)
         except StateError as e:
             os.close(copy)
             self._log.debug("nothing is known of the switch", why=str(e))
+
+    def _forget_state(self) -> None:
+        if self.state_page is not None:
+            self.state_page.close()
+            self.state_page = None
 
     # Its processes
 

@@ -194,6 +194,18 @@ def test_settings_of_the_switch_change_at_a_reload_and_silence_at_a_restart(fame
         assert 5 not in one.peers
 
 
+def test_another_personality_shows_nothing_of_the_one_before(famezd: Famezd) -> None:
+    file = famezd.config.parent / "fabrics.d" / "lab.yaml"
+    file.write_text(
+        file.read_text().replace("personality: genz", "personality: plain").replace("genz:\n  sid: 9\n", "")
+    )
+    assert famezd.ctl("reload").stdout == "changed: lab\n"
+    assert (
+        famezd.ctl("switch", "lab").stderr
+        == "famezctl: fabric lab: its switch keeps no state, with personality plain\n"
+    )
+
+
 # A plug-in that comes in a distribution of its own
 
 
