@@ -24,7 +24,7 @@ from famezd.checkedfile import CheckedFile, ConfigError, Mistake
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
 from famezd.switch.genz import MAX_SID, SID
-from famezd.switch.personality import Personality
+from famezd.switch.personality import FAILURES, Personality
 from famezd.yamlmarks import Document, Loc, Problem, dotted
 
 __all__ = [
@@ -292,7 +292,7 @@ class FabricSettings(_Model):
         try:
             # At once: a plug-in may raise anything, and what it said before is of no use then.
             yield from list(self._personality_mistakes(personality_class(self.personality)))
-        except Exception as e:  # noqa: BLE001 (see above)
+        except FAILURES as e:
             yield Mistake(("personality",), f"{self.personality} is broken: {type(e).__name__}: {e}")
         if "genz" in self.model_fields_set and self.personality != GENZ:
             why = f"is for personality genz only, not for {self.personality}: leave it out"
@@ -324,7 +324,7 @@ class FabricSettings(_Model):
         """Make the fabric `name` of it: derive what was left out."""
         try:
             needed = personality_class(self.personality).mailbox_size(self.peers)
-        except Exception:  # noqa: BLE001 (a plug-in's, which `mistakes` reports)
+        except FAILURES:  # a plug-in's, which `mistakes` reports
             needed = 0
         derived = {
             "name": self.mailbox.name or f"famez-{name}",

@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from famezd.errors import FamezError
 from famezd.mailbox import PAGE
-from famezd.switch.personality import Personality, wrong
+from famezd.switch.personality import FAILURES, Personality, wrong
 from famezd.yamlmarks import Integer
 
 MAX_MAILBOX_BYTES = 1 << 40
@@ -189,7 +189,7 @@ def personality_class(name: str) -> type[Personality]:
     point = _entry_point(name)
     try:
         loaded = point.load()
-    except Exception as error:  # a plug-in's import may raise anything
+    except FAILURES as error:  # a plug-in's import may raise anything
         raise NotAllowedError(f"{point.value} cannot be loaded: {error!r}") from error
     if why := wrong(loaded):
         raise NotAllowedError(f"{point.value} {why}")

@@ -14,7 +14,7 @@ from famezd.messages import MessageError
 from famezd.statepage import StateError, StatePage, Table
 from famezd.stats import Page
 from famezd.switch.messenger import Messenger
-from famezd.switch.personality import Personality
+from famezd.switch.personality import FAILURES, Personality
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Switch:
         self._members: set[int] = set()
         self._page = page
         self._state = state
-        self._kept: tuple[Table, Table] | None = None
+        self._kept: tuple[Table, Table] = {}, {}
         self._relay = ring
         self._log = logger
         self._messenger: Messenger | None = None
@@ -61,7 +61,7 @@ class Switch:
             self._messenger = Messenger(memory, settings.peers, ring, self.log, is_peer=self.is_peer)
         try:
             self._personality = personality(self)
-        except Exception as e:  # a plug-in may raise anything
+        except FAILURES as e:  # a plug-in may raise anything
             raise SwitchError(f"the personality {settings.personality} cannot be made: {_shown(e)}") from e
 
     # What a personality works with
@@ -93,14 +93,14 @@ class Switch:
     @property
     def due(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
-        times = [self._ask(self._due, None), None if self._messenger is None else self._messenger.due]
+        times = [self._ask(self._due, None, "due"), None if self._messenger is None else self._messenger.due]
         return min((at for at in times if at is not None), default=None)
 
     @property
     def busy(self) -> bool:
         """Whether something is to be finished before a successor goes on."""
         waiting = self._messenger is not None and self._messenger.busy
-        return waiting or self._ask(lambda: bool(self._personality.busy), False)
+        return waiting or self._ask(lambda: bool(self._personality.busy), False, "busy")
 
     def forget(self) -> None:
         """The fabric begins anew: nothing is known that a predecessor knew."""
@@ -117,7 +117,7 @@ class Switch:
     def resumed(self, peers: Sequence[int]) -> None:
         """The fabric goes on with these peers."""
         self._members = set(peers)
-        known, queue = self._recall()
+        known, queue = self._kept = self._recall()
         if self._messenger is not None:
             self._messenger.resume(peers, queue, *self._names())
         self._call("resumed", peers, known)
@@ -155,7 +155,7 @@ class Switch:
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
         changed = self._messenger is not None and self._messenger.send_next()
-        due = self._ask(self._due, None)
+        due = self._ask(self._due, None, "due")
         if due is not None and now >= due:
             self._personality.due = None
             self._call("tick", now)
@@ -183,7 +183,7 @@ class Switch:
 
     def _names(self) -> tuple[str, str]:
         made = self._personality
-        return self._ask(lambda: (str(made.nodename), str(made.cclass)), ("", ""))
+        return self._ask(lambda: (str(made.nodename), str(made.cclass)), ("", ""), "nodename, cclass")
 
     def _due(self) -> float | None:
         due = self._personality.due
@@ -196,42 +196,53 @@ class Switch:
         """Calls one of the personality's hooks; MessageError is for who called it to deal with."""
         try:
             getattr(self._personality, hook)(*arguments)
-        except Exception as e:  # whatever is wrong with a plug-in, the fabric goes on
+        except FAILURES as e:  # whatever is wrong with a plug-in, the fabric goes on
             if hook == "message" and isinstance(e, MessageError):
                 raise
             self._failed(f"{hook}{arguments}", e)
 
-    def _ask(self, question: Callable[[], T], default: T) -> T:
+    def _ask(self, question: Callable[[], T], default: T, what: str) -> T:
         try:
             return question()
-        except Exception as e:  # noqa: BLE001 (as above)
-            self._failed("an attribute", e)
+        except FAILURES as e:
+            self._failed(what, e)
             return default
 
-    def _failed(self, call: str, error: Exception) -> None:
+    def _failed(self, call: str, error: BaseException) -> None:
         self._page.add("personality_errors")
         self._log.say(log.ERROR, "personality failed", call=call, error=_shown(error))
 
     def _save(self) -> None:
-        """Writes down what has changed of what the switch knows."""
+        """Writes down what has changed of what the switch knows, and has still to send."""
         if self._state is None:
             return
-        try:
-            known = {name: dict(fields) for name, fields in self._personality.state().items()}
-            now = known, {} if self._messenger is None else self._messenger.queue
-            if now != self._kept:
-                self._state.write(*now)
-                self._kept = now
-        except Exception as e:  # noqa: BLE001 (as above)
-            self._failed("state()", e)
+        queue = {} if self._messenger is None else self._messenger.queue
+        former, _ = self._kept
+        # Where the personality's state is none, what waits is kept with the one before.
+        for known in (self._ask(self._known, former, "state()"), former):
+            if (known, queue) == self._kept:
+                return
+            try:
+                self._state.write(known, queue)
+            except (StateError, OSError) as e:
+                self._failed("state()", e)
+            else:
+                self._kept = known, queue
+                return
 
-    def _recall(self) -> list[Table]:
+    def _known(self) -> Table:
+        return {name: dict(fields) for name, fields in self._personality.state().items()}
+
+    def _recall(self) -> tuple[Table, Table]:
+        """What a predecessor knew, and what it had still to send."""
         if self._state is not None:
             try:
-                return self._state.read(2)
+                known, queue = self._state.read(2)
             except StateError as e:
                 self._log.say(log.ERROR, f"the switch goes on knowing nothing: {e}")
-        return [{}, {}]
+            else:
+                return known, queue
+        return {}, {}
 
 
 def has_switch(personality: type[Personality], settings: Settings) -> bool:
@@ -244,5 +255,5 @@ def keeps_state(personality: type[Personality]) -> bool:
     return personality.has_slots or personality.state is not Personality.state
 
 
-def _shown(error: Exception) -> str:
+def _shown(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

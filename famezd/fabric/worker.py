@@ -39,7 +39,7 @@ from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.statepage import StateError, StatePage
 from famezd.stats import Page, StatsError
-from famezd.switch.personality import Personality, wrong
+from famezd.switch.personality import FAILURES, Personality, wrong
 
 START_FAILED = 78
 """Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
@@ -359,7 +359,7 @@ def load_personality(reference: str) -> type[Personality]:
     module, _, name = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as e:  # a plug-in's import may raise anything
+    except FAILURES as e:  # a plug-in's import may raise anything
         raise StartError(f"cannot load the personality {reference}: {type(e).__name__}: {e}") from e
     if why := wrong(found):
         raise StartError(f"{reference} {why}")

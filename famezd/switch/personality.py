@@ -18,6 +18,10 @@ State = Mapping[str, Mapping[str, str]]
 """What a switch knows: things by name, and what is known of each, all of it text."""
 
 
+FAILURES = (Exception, SystemExit)
+"""What a plug-in may raise, to be caught by whoever calls it: to give up is not for it to decide."""
+
+
 class Fabric(Protocol):
     """What the worker offers to the personality that serves in it."""
 

@@ -28,6 +28,8 @@ class Echo(Messaging):
         if text == "raise":
             self.fabric.send(src, "half done")
             raise KeyError("told to")
+        if text == "exit":
+            raise SystemExit(1)
         if text == "malformed":
             raise MessageError("I do not like it")
         self.heard[text] = {"from": str(src)}
@@ -67,6 +69,14 @@ def test_a_message_that_raises_is_acknowledged_and_the_next_is_served(make: Make
     assert rig.logged == [("personality failed", {"call": "message(1, 'raise')", "error": "KeyError: 'told to'"})]
     assert (rig.total("personality_errors"), rig.total("messages_malformed")) == (1, 0)
     assert rig.told() == [(1, "half done")], "what it did before stands"
+    works(rig)
+
+
+def test_to_give_up_is_not_for_a_personality_to_decide(make: Make) -> None:
+    rig = make(Echo)
+    rig.send(1, "exit")
+    assert not rig.slots.pending(1)
+    assert rig.total("personality_errors") == 1
     works(rig)
 
 
@@ -142,6 +152,17 @@ def test_a_state_that_is_none_is_logged_and_the_one_before_is_kept(make: Make, s
     works(rig)
     assert rig.total("personality_errors") >= 1
     assert rig.state == {"next": {"from": "2"}}
+
+
+def test_where_the_state_is_none_what_waits_to_be_sent_is_kept_all_the_same(make: Make) -> None:
+    rig = make(Echo)
+    works(rig)
+    rig.switch._personality.state = lambda: {"a": {"b": 1}}  # type: ignore[method-assign,dict-item]
+    for peer in (1, 2, 3):
+        rig.send(peer, f"to {peer}")
+    assert rig.state == {"next": {"from": "2"}}
+    rig.succeed()
+    assert rig.told() == [(1, "to 1"), (2, "to 2"), (3, "to 3")]
 
 
 def test_a_state_may_raise(make: Make) -> None:

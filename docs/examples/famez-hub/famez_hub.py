@@ -17,7 +17,7 @@ class Hub(Messaging):
 
     def resumed(self, peers: Sequence[int], state: State) -> None:
         """Another worker has taken over."""
-        self.messages = int(state["hub"]["messages"])
+        self.messages = int(state.get("hub", {}).get("messages", "0"))
 
     def state(self) -> State:
         """How many there were."""
