@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from famezd.fabric.settings import Settings
 from famezd.fabric.worker import START_FAILED, STATE
 from famezd.mailbox import MappedMemory, Slots
 from famezd.statepage import StatePage, Table
+from tests.fabric import tracing
 from tests.fabric.conftest import Start, settings
 from tests.fabric.lineage import Lineage
 from tests.fabric.workers import DEADLINE, GENZ, Worker
@@ -134,35 +136,68 @@ def test_between_any_two_messages_another_worker_may_take_over(lineage: Callable
         assert guest.nothing_else()
 
 
-@pytest.mark.parametrize("times", [0, 5, 10, 20, 40, 80, 160])
-def test_a_kill_while_a_message_is_dealt_with_loses_no_conversation(
-    lineage: Callable[..., Lineage], times: int
-) -> None:
-    """The worker dies some moment after the doorbell: then the switch may say a thing twice, and never not at all."""
+@pytest.mark.parametrize("message", ["Link RFC", "Standalone Acknowledgment"])
+def test_a_kill_at_any_step_of_a_message_loses_no_conversation(lineage: Callable[..., Lineage], message: str) -> None:
+    """Then the switch may say a thing twice, and never not at all; what it has said it knows."""
     fabric = lineage()
-    with closing(Guest(fabric.join())) as guest, closing(MappedMemory(guest.peer.memory)) as memory:
-        slots = Slots(memory)
+    for steps in count(1, 2):
+        with closing(Guest(fabric.join())) as guest, closing(MappedMemory(guest.peer.memory)) as memory:
+            talk = Talk(fabric, guest, Slots(memory))
+            killed = talk.say("Link RFC TTC=100us", steps if message == "Link RFC" else 0)
+            tag = talk.await_write()
+            killed |= talk.say(f"Standalone Acknowledgment Tag={tag},Reason=OK", 0 if message == "Link RFC" else steps)
+            await_known(fabric.worker, "port 1", link="configured", cid="100", sid="27")
+            while (text := guest.hear()) != "Link CTL Peer-Attribute":
+                assert text == WRITE.format(cid=100, tag=tag)
+            assert not [thing for thing in known(fabric.worker) if thing.startswith("tag ")]
+        await_known(fabric.worker, "port 1", link="down")
+        if not killed:
+            break
+    assert steps > 20
 
-        def say(text: str) -> None:
-            fabric.worker.wait(lambda: not slots.pending(guest.peer.id), "the one before is acknowledged")
-            slots.put(guest.peer.id, text.encode(), SWITCH)
-            guest.peer.ring(SWITCH, guest.peer.id)
-            for _ in range(times):
-                # Each look is a moment later.
-                slots.pending(guest.peer.id)
-            fabric.kill()
-            fabric.succeed()
 
-        say("Link RFC TTC=100us")
-        fabric.worker.wait(lambda: not slots.pending(guest.peer.id), "it is dealt with")
-        (tag,) = [thing.removeprefix("tag ") for thing in known(fabric.worker) if thing.startswith("tag ")]
-        while (write := guest.hear()) != WRITE.format(cid=100, tag=tag):
-            # It had asked for more before it died.
-            assert write == WRITE.format(cid=100, tag=int(tag) - 1)
-        say(f"Standalone Acknowledgment Tag={tag},Reason=OK")
-        await_known(fabric.worker, "port 1", link="configured", cid="100", sid="27")
-        while (text := guest.hear()) != "Link CTL Peer-Attribute":
-            assert text == WRITE.format(cid=100, tag=tag)
+class Talk:
+    """A guest's messages, at a step of each of which the worker may be killed and succeeded."""
+
+    def __init__(self, fabric: Lineage, guest: Guest, slots: Slots) -> None:
+        self._fabric = fabric
+        self._guest = guest
+        self._slots = slots
+
+    def say(self, text: str, steps: int) -> bool:
+        """Sends a message, and has it dealt with; whether the worker was killed after so many steps of that."""
+        self._slots.put(self._guest.peer.id, text.encode(), SWITCH)
+        killed = bool(steps) and self._kill_after(steps)
+        if not steps:
+            self._guest.peer.ring(SWITCH, self._guest.peer.id)
+        if killed:
+            self._fabric.succeed()
+        self._fabric.worker.wait(self._taken, "it is dealt with")
+        self._fabric.worker.barrier()
+        return killed
+
+    def await_write(self) -> int:
+        """Hears the CTL-Write that counts, and perhaps one before; returns its tag."""
+        (tag,) = [int(thing.removeprefix("tag ")) for thing in known(self._fabric.worker) if thing.startswith("tag ")]
+        while (write := self._guest.hear()) != WRITE.format(cid=100, tag=tag):
+            assert write == WRITE.format(cid=100, tag=tag - 1)
+        return tag
+
+    def _taken(self) -> bool:
+        return not self._slots.pending(self._guest.peer.id)
+
+    def _kill_after(self, steps: int) -> bool:
+        worker = self._fabric.worker
+        with tracing.stopped(worker.pid):
+            self._guest.peer.ring(SWITCH, self._guest.peer.id)
+            turns = worker.totals["turns"]
+            for _ in range(steps):
+                if self._taken() and worker.totals["turns"] > turns:
+                    return False
+                tracing.to_system_call(worker.pid)
+                worker.hear()
+            self._fabric.kill()
+        return True
 
 
 def test_answers_that_wait_outlive_a_kill(lineage: Callable[..., Lineage]) -> None:
