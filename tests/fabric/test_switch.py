@@ -202,14 +202,14 @@ class Talk:
 
 def test_answers_that_wait_outlive_a_kill(lineage: Callable[..., Lineage]) -> None:
     fabric = lineage()
-    with closing(Guest(fabric.join())) as deaf, closing(Guest(fabric.join())) as guest:
-        deaf.say("ping!EZT=1")
-        for hops in (1, 3):
-            guest.say(f"ping!EZT={hops}")
-        assert guest.nothing_else()
-        fabric.kill()
-        fabric.succeed()
-        assert deaf.hear() == "pong!EZT=2"
+    with closing(Guest(fabric.join())) as guest:
+        with closing(Guest(fabric.join())) as deaf:
+            deaf.say("ping")
+            for hops in (1, 3):
+                guest.say(f"ping!EZT={hops}")
+            fabric.kill()
+            fabric.succeed()
+        # Who never took its answer has left, so that the others have their turn.
         assert [guest.hear(), guest.hear()] == ["pong!EZT=2", "pong!EZT=4"]
 
 
