@@ -81,9 +81,8 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     page = worker.page
     waiting = () if awaited is None else tuple(worker_settings(awaited).misfits(worker.settings.fixed))
     failure = worker.failure if worker.state is State.FAILED else ""
-    seen = FabricView(
-        *(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting, worker.state_page)
-    )
+    seen = FabricView(worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting)
+    seen = replace(seen, state_page=worker.state_page)
     if page is None:
         return seen
     ids = _ids(worker.fabric, page)
