@@ -9,7 +9,8 @@ thousands.
 Reading peeks: a record stays in its queue, so a reader that is killed on the way leaves all as it was.
 
 Pairs belong to generations. A generation is written whole, marked so, and known to be in the manager's hands before
-the one before it is let go: else the manager could die with the only word of it still unread.
+the one before it is let go: else the manager could die with the only word of it still unread. For the same reason
+nothing is appended to a pair of which the manager is not known to have heard.
 
 What is in flight counts against the limit of open files of the user, over all processes (ETOOMANYREFS).
 """
@@ -17,10 +18,13 @@ What is in flight counts against the limit of open files of the user, over all p
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import re
 import select
 import socket
+import sys
+import termios
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -92,14 +96,25 @@ class Ark:
                 if record.text not in (_BEGIN, _WHOLE):
                     yield record
 
+    def reserve(self) -> None:
+        """Makes room for records to come, half a pair's or more, so that to append them takes no manager.
+
+        Raises OSError as `append`.
+        """
+        if self._pairs and self._pairs[-1].half_full:
+            self._extend()
+
     def append(self, record: Record) -> None:
-        """Adds a record; raises OSError if the kernel has no room for it or its descriptors."""
+        """Adds a record.
+
+        Raises OSError if the kernel has no room for it or its descriptors, and TimeoutError if more room is needed than
+        was reserved, and the manager does not take it.
+        """
         try:
             self._pairs[-1].append(record)
         except BlockingIOError:
-            pair = self._open_pair(self._generation, self._pairs)
-            self._keeper.settle()
-            pair.append(record)
+            self._extend()
+            self._pairs[-1].append(record)
 
     def renew(self, records: Iterable[Record]) -> None:
         """Begins a new generation with these records in place of all before.
@@ -127,11 +142,26 @@ class Ark:
         self._drop(self._generation, self._pairs)
         self._pairs = []
 
+    def _extend(self) -> None:
+        """Adds a pair to those in use, which is known to be in the manager's hands."""
+        pairs = self._pairs.copy()
+        self._open_pair(self._generation, pairs)
+        try:
+            self._settle()
+        except TimeoutError:
+            self._keeper.forget(f"ark.{self._generation}.{len(self._pairs)}")
+            pairs[-1].close()
+            raise
+        self._pairs = pairs
+
     def _open_pair(self, generation: int, pairs: list[_Pair]) -> _Pair:
         pair = _Pair.create()
         try:
             # Kept before anything is in it: what is appended is safe at once.
             self._keeper.store(f"ark.{generation}.{len(pairs)}", pair.descriptors)
+        except (BlockingIOError, TimeoutError, ConnectionError) as e:
+            pair.close()
+            raise TimeoutError("the manager does not take it") from e
         except OSError:
             pair.close()
             raise
@@ -140,7 +170,7 @@ class Ark:
 
     def _settle(self) -> None:
         if not self._keeper.settle():
-            raise TimeoutError("the manager is too busy to take it")
+            raise TimeoutError("the manager does not take it")
 
     def _drop(self, generation: int, pairs: list[_Pair]) -> None:
         for n, pair in enumerate(pairs):
@@ -173,6 +203,12 @@ class _Pair:
         readable = select.poll()
         readable.register(one, select.POLLIN)
         return cls(one, other) if readable.poll(0) else cls(other, one)
+
+    @property
+    def half_full(self) -> bool:
+        """Whether its content takes half of its room or more."""
+        taken = int.from_bytes(fcntl.ioctl(self._writing, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return 2 * taken >= self._writing.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     @property
     def descriptors(self) -> list[int]:

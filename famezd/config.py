@@ -91,7 +91,7 @@ class Log(_Model):
     format: Literal["auto", "text", "journal", "json"] = Field(
         default="auto",
         description="text for people, journal for systemd (one line with a syslog priority), json for machines;"
-        " auto is journal under systemd and text elsewhere.",
+        " auto is journal under systemd and for the system's log, and text elsewhere.",
     )
 
 

@@ -48,7 +48,8 @@ class Backing(NamedTuple):
     """Where a mailbox lives and whose it is."""
 
     kind: str
-    """`shm` or `file`: a file at `path`; `memfd`: no file, sealed against every change of its size."""
+    """`shm` or `file`: a file at `path`; `unlinked`: a file in the directory `path`, which loses its name at once;
+    `memfd`: no file, sealed against every change of its size."""
     path: str
     size: int
     """Bytes, a power of two: QEMU accepts nothing else."""
@@ -57,6 +58,11 @@ class Backing(NamedTuple):
     """Owner, -1 for who creates it."""
     gid: int = -1
 
+    @property
+    def has_name(self) -> bool:
+        """Whether others can open it, too: what has no name needs no lock, and nobody to own it."""
+        return self.kind in ("shm", "file")
+
 
 class SharedMemory(NamedTuple):
     """A mailbox's memory, open; both descriptors are the receiver's to close."""
@@ -64,7 +70,9 @@ class SharedMemory(NamedTuple):
     descriptor: int
     """The one that goes to peers."""
     lock: int | None
-    """Keeps other servers away as long as it is open; None for a memfd, which nobody else can name."""
+    """Keeps other servers away as long as it is open; None for what nobody else can name."""
+    made: bool = True
+    """Whether it was not there before."""
 
 
 def open_backing(backing: Backing) -> SharedMemory:
@@ -75,6 +83,8 @@ def open_backing(backing: Backing) -> SharedMemory:
     """
     if backing.kind == "memfd":
         return SharedMemory(_sealed(backing.path, backing.size), None)
+    if backing.kind == "unlinked":
+        return SharedMemory(_unlinked(backing), None)
     made = False
     try:
         if os.path.lexists(backing.path):
@@ -99,7 +109,32 @@ def open_backing(backing: Backing) -> SharedMemory:
         if made:
             os.unlink(backing.path)
         raise
-    return SharedMemory(descriptor, lock)
+    return SharedMemory(descriptor, lock, made)
+
+
+def grow(backing: Backing) -> None:
+    """Makes a file that is there already, and is ours and smaller, as large as it is to be.
+
+    Nothing else about it is judged: that is for `open_backing`. Raises MailboxError if another server uses the file, or
+    there is no room.
+    """
+    try:
+        descriptor = os.open(backing.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size < backing.size:
+            lock = claim(descriptor, backing.path)
+            try:
+                _allocate(descriptor, backing)
+            except MailboxError:
+                os.ftruncate(descriptor, found.st_size)
+                raise
+            finally:
+                os.close(lock)
+    finally:
+        os.close(descriptor)
 
 
 def _sealed(name: str, size: int) -> int:
@@ -134,16 +169,41 @@ def _create(backing: Backing) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(backing.path, flags, OURS)
     try:
+        _allocate(descriptor, backing)
+    except MailboxError:
+        os.unlink(backing.path)
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _allocate(descriptor: int, backing: Backing) -> None:
+    try:
         os.ftruncate(descriptor, backing.size)
         # Memory that is found missing only when a machine touches it kills the machine with SIGBUS.
         os.posix_fallocate(descriptor, 0, backing.size)
     except OSError as e:
-        os.unlink(backing.path)
-        os.close(descriptor)
         raise MailboxError(
             f"cannot make the mailbox {backing.path} of {backing.size} bytes: {e.strerror}; "
             f"free space there or choose a smaller mailbox.size"
         ) from e
+
+
+def _unlinked(backing: Backing) -> int:
+    # Not O_TMPFILE, which not every file system has.
+    path = os.path.join(backing.path, f"famez-{os.urandom(8).hex()}")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OURS)
+    except OSError as e:
+        raise MailboxError(
+            f"cannot make a mailbox in {backing.path}: {e.strerror}; it must be a directory that is ours to write to"
+        ) from e
+    os.unlink(path)
+    try:
+        _allocate(descriptor, backing)
+    except MailboxError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -184,9 +244,12 @@ def is_backed(descriptor: int, backing: Backing) -> bool:
     if backing.kind == "memfd":
         return found.st_nlink == 0 and os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:")
     try:
-        return os.path.samestat(found, os.lstat(backing.path))
+        there = os.lstat(backing.path)
     except OSError:
         return False
+    if backing.kind == "unlinked":
+        return found.st_nlink == 0 and found.st_dev == there.st_dev
+    return os.path.samestat(found, there)
 
 
 def discard(descriptor: int, path: str) -> None:

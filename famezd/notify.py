@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -58,6 +59,8 @@ class Manager:
             self._socket.setblocking(False)
         self.patience = WAIT
         """Seconds to wait for a manager that is busy, where a message must not be lost."""
+        self.confirms = False
+        """Whether it confirms a barrier by a byte. Of one that does not, nobody can tell the answer from its death."""
         self._obsolete: deque[str] = deque()
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
@@ -116,7 +119,8 @@ class Manager:
         except OSError:
             return False
         try:
-            return has_hung_up(taken, max(self.patience, MOMENT))
+            answered = has_hung_up(taken, max(self.patience, MOMENT))
+            return answered and (not self.confirms or bool(os.read(taken, 1)))
         finally:
             os.close(taken)
 
@@ -127,6 +131,11 @@ class Manager:
         try:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
             self._socket.sendmsg([text.encode()], ancillary)
+        except OSError as e:
+            if e.errno == errno.ENOTCONN:
+                # What the kernel says from the second time on.
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)) from e
+            raise
         finally:
             self._socket.setblocking(False)
 
@@ -156,6 +165,14 @@ class Notification(NamedTuple):
     assignments: dict[str, str]
     descriptors: list[int]
     """The receiver's from now on."""
+
+    def confirm(self) -> None:
+        """Answers a barrier: all that was told before it has been taken."""
+        for descriptor in self.descriptors:
+            with contextlib.suppress(OSError):
+                # Whoever waited for it may be gone.
+                os.write(descriptor, b"\1")
+        self.close()
 
     def close(self) -> None:
         """Closes the descriptors."""

@@ -43,6 +43,8 @@ class Famezd:
         for name, fabric in fabrics.items():
             named = {"mailbox": {"name": self.mailboxes[name]}, **fabric}
             (directory / "fabrics.d" / f"{name}.yaml").write_text(yaml.safe_dump(named))
+        self.options: list[str | Path] = []
+        """Further ones."""
         self.printed = ""
 
     def __enter__(self) -> Self:
@@ -63,7 +65,11 @@ class Famezd:
         environ = os.environ | {"RUNTIME_DIRECTORY": str(self.runtime)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "famezd", "-c", self.config], stdout=subprocess.PIPE, stderr=log, env=environ, text=True
+                [BIN / "famezd", "-c", self.config, *self.options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environ,
+                text=True,
             )
         assert self.process.stdout is not None
         lines = []

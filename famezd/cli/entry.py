@@ -30,6 +30,11 @@ def famez_client() -> int:
     return run("famezd.cli.famez_client")
 
 
+def famez_server() -> int:
+    """A fabric of its own, started by hand."""
+    return run("famezd.cli.famez_server")
+
+
 def run(module: str) -> int:
     """Imports a command's module, runs its `main` and returns the exit status."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as after nohup

@@ -8,6 +8,9 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,9 +19,11 @@ from famezd import __version__
 from famezd.attach import qemu_arguments
 from famezd.cli.entry import discard_output
 from famezd.config import FABRICS, Config, ConfigError, load
+from famezd.daemonize import daemonize, pid_written
+from famezd.daemonlog import DaemonLog, open_log
 from famezd.errors import FamezError
 from famezd.notify import Manager, inherited
-from famezd.supervisor.accepted import at_start
+from famezd.supervisor.accepted import Accepted, at_start
 from famezd.supervisor.logs import configure
 from famezd.supervisor.service import Service
 from famezd.supervisor.store import Store
@@ -37,34 +42,72 @@ exit status: 0 stopped as asked; 1 cannot run; 2 mistakes in the configuration (
 
 def main() -> int:
     """Runs famezd; returns its exit status."""
-    arguments = _parser().parse_args()
-    nothing = f"no fabric is served: there is no file such as lab.yaml in {arguments.config.parent / FABRICS}"
+    parser = _parser()
+    arguments = parser.parse_args()
     if arguments.check:
-        return _check(arguments.config, nothing)
-    store = Store(Manager(), inherited())
+        return _check(arguments.config)
+    # systemd has its own ways to learn that it is ready, and where it goes; all else is for people.
+    managed = "NOTIFY_SOCKET" in os.environ
+    if arguments.daemon and managed:
+        parser.error(
+            "--daemon is for hosts without systemd: leave it out of the unit, systemd makes a daemon of famezd"
+        )
+    if arguments.daemon:
+        # Its working directory is another.
+        arguments.config = arguments.config.absolute()
+    # What was handed on to this process a daemon does not have.
+    store = Store(Manager(), {} if arguments.daemon else inherited())
     try:
         accepted, refused = at_start(arguments.config, store)
     except ConfigError as e:
         print(e, file=sys.stderr)
         return CONFIG_WRONG
-    config = accepted.config
+    run = partial(_run, arguments, accepted, refused, store)
+    try:
+        log = open_log("famezd", arguments.logfile) if arguments.daemon or arguments.logfile else None
+        if arguments.daemon and log is not None:
+            return daemonize(lambda ready: run(log=log, ready=lambda _: ready()), arguments.pidfile, log)
+        with pid_written(arguments.pidfile) if arguments.pidfile else nullcontext():
+            return run(log=log, ready=lambda url: None if managed else _announce(accepted.config, url))
+    except FamezError as e:
+        print(f"famezd: {e}", file=sys.stderr)
+        return 1
+
+
+def _run(
+    arguments: argparse.Namespace,
+    accepted: Accepted,
+    refused: ConfigError | None,
+    store: Store,
+    *,
+    log: DaemonLog | None,
+    ready: Callable[[str], None],
+) -> int:
+    """Serves until it is told to stop, and logs to `log`, None for standard error; returns the exit status."""
+    terminal, config = sys.stderr, accepted.config
+    if log is not None:
+        sys.stderr = log.text
     configure(config.log.level, config.log.format)
     if not config.fabrics:
-        structlog.get_logger().warning(nothing)
-    # systemd has its own ways to learn of it; this is for people.
-    foreground = "NOTIFY_SOCKET" not in os.environ
-    service = Service(arguments.config, accepted, store, lambda url: _announce(config, url) if foreground else None)
+        structlog.get_logger().warning(_nothing(arguments.config))
+    service = Service(arguments.config, accepted, store, ready)
     if refused is not None:
         service.refuse(refused)
     try:
         asyncio.run(service.run())
     except FamezError as e:
-        print(f"famezd: {e}", file=sys.stderr)
+        print(f"famezd: {e}", file=terminal)
+        if log is not None:
+            structlog.get_logger().error(str(e))
         return 1
     return os.EX_OK
 
 
-def _check(path: Path, nothing: str) -> int:
+def _nothing(path: Path) -> str:
+    return f"no fabric is served: there is no file such as lab.yaml in {path.parent / FABRICS}"
+
+
+def _check(path: Path) -> int:
     try:
         config = load(path)
     except ConfigError as e:
@@ -72,7 +115,7 @@ def _check(path: Path, nothing: str) -> int:
         return CONFIG_WRONG
     print(f"{path}: {len(config.fabrics)} fabrics, no mistakes")
     if not config.fabrics:
-        print(f"warning: {nothing}", file=sys.stderr)
+        print(f"warning: {_nothing(path)}", file=sys.stderr)
     return os.EX_OK
 
 
@@ -87,6 +130,18 @@ def _parser() -> argparse.ArgumentParser:
         "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="the settings (default: %(default)s)"
     )
     parser.add_argument("--check", action="store_true", help="only check the configuration, and list all mistakes")
+    parser.add_argument(
+        "--daemon",
+        action="store_true",
+        help="for hosts without systemd: become a daemon, and return when it is ready; it logs to the system's log",
+    )
+    parser.add_argument(
+        "--pidfile",
+        type=lambda name: Path(name).absolute(),
+        metavar="FILE",
+        help="write the process id to FILE while it runs",
+    )
+    parser.add_argument("--logfile", type=os.path.abspath, metavar="FILE", help="add the log to FILE")
     parser.add_argument("--version", action="version", version=f"famezd {__version__}")
     return parser
 

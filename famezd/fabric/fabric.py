@@ -51,6 +51,9 @@ SETTLE = 5.0
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
 
+FROZEN = 0.05
+"""Seconds until somebody may come or go again, after that could not be written down."""
+
 OTHERS = 8
 """At least as many descriptors as the worker waits for besides bells and members."""
 
@@ -125,6 +128,7 @@ class Fabric:
         self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
         self._retry_at: float | None = None
+        self._thaw_at: float | None = None
         self._pack_at: float | None = None
         self._pack_after = 0.0
         self._ledger = Ledger(ark, self._wiring.goes, charter)
@@ -235,10 +239,10 @@ class Fabric:
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
-        if self.relay.waiting or (not self._held and (self.relay.for_switch or self._leaving)):
+        if self.relay.waiting or (not self._held and (self.relay.for_switch or (self._leaving and not self._thaw_at))):
             return 0.0
         first = self._switch.due
-        for due in (self._retry_at, None if self._held else self._pack_at):
+        for due in (self._retry_at, *(() if self._held else (self._thaw_at, self._pack_at))):
             if due is not None and (first is None or due < first):
                 first = due
         return first
@@ -255,6 +259,8 @@ class Fabric:
             elif self._starved_since is not None and now >= self._starved_since + PATIENCE and not self._held:
                 self._make_room()
             self._part()
+        if self._thaw_at is not None and now >= self._thaw_at:
+            self._part()
         if self._pack_at is not None and now >= self._pack_at and not self._held:
             self._pack_at = None
             self._pack()
@@ -262,6 +268,25 @@ class Fabric:
         if due is not None and now >= due:
             self._switch.tick(now)
             self._part()
+
+    def can_change(self) -> bool:
+        """Whether somebody may come or go: not while a successor prepares, nor while it could not be written down.
+
+        A manager that takes nothing may be dead, and we about to be: then it is our successor who sees to them.
+        """
+        now = time.monotonic()
+        if self._held or (self._thaw_at is not None and now < self._thaw_at):
+            return False
+        self._tidy()
+        if self._ledger.ready():
+            self._thaw_at = None
+            return True
+        if self._thaw_at is None:
+            self._log.say(
+                log.WARNING, "newcomers and departures have to wait: the manager takes nothing, and they cannot be kept"
+            )
+        self._thaw_at = now + FROZEN
+        return False
 
     def join(self, connection: socket.socket) -> None:
         """Takes a newcomer in, or turns it away. The connection is the fabric's from now on."""
@@ -553,7 +578,7 @@ class Fabric:
 
     def _part(self) -> None:
         """Ends the memberships that are to end; telling others may end more of them."""
-        while self._leaving and not self._held:
+        while self._leaving and self.can_change():
             member = self._leaving.popleft()
             del self.members[member.connection.fileno()]
             self._starved.discard(member)

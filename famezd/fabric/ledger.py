@@ -92,6 +92,21 @@ class Ledger:
         """How many descriptors of peers that have left are still in it."""
         return self._dead
 
+    def ready(self) -> bool:
+        """Makes sure that the next who comes or goes can be written down; False if the manager takes nothing now."""
+        if self._ark is None or self.lost:
+            return True
+        if self._torn:
+            return False
+        try:
+            self._ark.reserve()
+        except TimeoutError:
+            return False
+        except OSError:
+            # There is no room: to be packed anew may help.
+            self._torn = True
+        return True
+
     def joined(self, member: Membership, sets: Iterable[tuple[Key, list[Descriptor]]]) -> None:
         """Writes down a new member and the eventfds that were made for it; where that fails it is untidy."""
         self._append([*_bells(sets), _join(member)])

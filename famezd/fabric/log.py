@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 import time
+from typing import Protocol
 
 DEBUG, INFO, WARNING, ERROR = 7, 6, 4, 3
 """syslog's priorities."""
@@ -24,6 +25,16 @@ KINDS = 64
 """Kinds that are kept in mind before those are forgotten of which nothing was said in the last second."""
 
 _STDERR = 2
+
+
+class Sink(Protocol):
+    """Where lines go."""
+
+    def write(self, line: bytes, /) -> object:
+        """Writes one line without waiting; raises OSError if it is lost."""
+
+    def close(self) -> None:
+        """Lets go of it."""
 
 
 class _Second:
@@ -40,11 +51,13 @@ class _Second:
 class Log:
     """Writes events; never waits for whoever reads them, and is not flooded by what a peer can cause."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Sink | None = None, least: int = DEBUG) -> None:
+        """Writes what is at least as urgent as the priority `least` to `sink`, None for standard error."""
         self.due: float | None = None
         """When `tick` has something to write, in seconds of the monotonic clock."""
-        self._bare = os.isatty(_STDERR)
-        self._stream = _Stream()
+        self._bare = sink is None and os.isatty(_STDERR)
+        self._sink = sink or _Stream()
+        self._least = least
         self._lost = 0
         self._seconds: dict[str, _Second] = {}
 
@@ -54,6 +67,8 @@ class Log:
 
     def say_as(self, kind: str, priority: int, event: str, /, **fields: object) -> None:
         """Logs one line, unless there were as many of its `kind` in this second as are written."""
+        if priority > self._least:
+            return
         now = time.monotonic()
         second = self._seconds.get(kind)
         if second is None or now >= second.since + 1:
@@ -80,8 +95,8 @@ class Log:
                 self.due = second.since + 1
 
     def close(self) -> None:
-        """Lets go of standard error."""
-        self._stream.close()
+        """Lets go of where the lines go."""
+        self._sink.close()
 
     def _line(self, priority: int, event: str, fields: dict[str, object]) -> None:
         """Writes a line. A pipe that is full loses it; the next line that fits says how many were lost."""
@@ -93,7 +108,7 @@ class Log:
             text += (" " if self._bare else "\t") + told
         line = text if self._bare else f"<{priority}>{text}"
         try:
-            self._stream.write(line.encode(errors="backslashreplace") + b"\n")
+            self._sink.write(line.encode(errors="backslashreplace") + b"\n")
         except OSError:
             self._lost += 1
         else:

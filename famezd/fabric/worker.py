@@ -29,9 +29,9 @@ from collections.abc import Iterator
 from famezd.ark import Ark
 from famezd.errors import FamezError
 from famezd.fabric import log
-from famezd.fabric.fabric import Fabric
+from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.ledger import LAYOUT, charter
-from famezd.fabric.listener import give_socket, listen
+from famezd.fabric.listener import give_socket, identity, listen, unlink
 from famezd.fabric.settings import Settings, parse
 from famezd.fabric.switch import has_switch, keeps_state
 from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
@@ -72,6 +72,7 @@ class Worker:
         _raise_limit(settings.descriptors(switch=has_switch(personality, settings)))
         given = inherited()
         self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
+        self._manager.confirms = self._supervisor is not None
         succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
         ark = Ark(self._manager, given) if self._manager.listens else None
         page = self._find_page(given, personality)
@@ -83,6 +84,7 @@ class Worker:
         self._page = page or self._make_page(personality)
         if misfits != []:
             self._abandon_mailbox(given, (former or {}).get("memory", settings.memory))
+        self._made_mailbox = False
         self._mailbox = self._open_mailbox(given)
         state = self._open_state(given, personality)
         own = {"page": str(self._page.identity), **settings.fixed}
@@ -90,7 +92,13 @@ class Worker:
             settings, personality, self._page, self._mailbox, state=state, ark=ark, charter=own, logger=logger
         )
         self._signals = _catch_signals()
-        self._listener, bound = self._open_listener(given)
+        try:
+            self._listener, bound = self._open_listener(given)
+        except FamezError:
+            if self._made_mailbox and not self._manager.listens:
+                discard(self._mailbox, settings.memory)
+            raise
+        self._bound = identity(settings.socket)
         if bound and not succeeding:
             self._manager.store(SOCKET, [self._listener.fileno()])
         self._board(misfits, self._supervisor if succeeding else None)
@@ -160,14 +168,15 @@ class Worker:
 
     def _open_mailbox(self, given: dict[str, list[int]]) -> Descriptor:
         for descriptor in given.get(MAILBOX, ()):
-            if self._settings.backing != "memfd" and LOCK not in given:
+            if self._settings.mailbox.has_name and LOCK not in given:
                 self._manager.store(LOCK, [claim(descriptor, self._settings.memory)])
-            if self._settings.backing != "memfd":
+            if self._settings.mailbox.has_name:
                 # Its settings may be others than its predecessor's.
                 with self._going_on():
                     give_mailbox(descriptor, self._settings.mailbox)
             return Descriptor(descriptor)
         memory = open_backing(self._settings.mailbox)
+        self._made_mailbox = memory.made
         self._manager.store(MAILBOX, [memory.descriptor])
         if memory.lock is not None:
             # Held as long as anybody keeps it: through our death and our successor's start.
@@ -257,6 +266,11 @@ class Worker:
                 pass
         self._log.say(log.INFO, "fabric stopped")
 
+    def discard(self) -> None:
+        """Removes the fabric's files, if they are still its own: for who stops it, and has nobody go on with it."""
+        unlink(self._settings.socket, self._bound)
+        discard(self._mailbox, self._settings.memory)
+
     def _timeout(self, now: float) -> float:
         deadlines = (
             self._fabric.deadline,
@@ -310,6 +324,9 @@ class Worker:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
+            if not self._fabric.can_change():
+                self._pause_accepting(FROZEN)
+                return
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
@@ -319,10 +336,13 @@ class Worker:
                     # The newcomer is gone already.
                     continue
                 self._log.say(log.ERROR, f"newcomers have to wait: {e.strerror}")
-                self._fabric.epoll.unregister(self._listener)
-                self._accept_again_at = time.monotonic() + _PAUSE
+                self._pause_accepting(_PAUSE)
                 return
             self._fabric.join(connection)
+
+    def _pause_accepting(self, seconds: float) -> None:
+        self._fabric.epoll.unregister(self._listener)
+        self._accept_again_at = time.monotonic() + seconds
 
     def _tick(self, now: float) -> float:
         deadline = self._fabric.deadline

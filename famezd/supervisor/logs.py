@@ -12,6 +12,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from famezd.daemonlog import Syslog
+
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
@@ -19,10 +21,10 @@ def configure(level: str, style: str, environ: Mapping[str, str] = os.environ) -
     """Sends all that is logged at `level` or above to standard error.
 
     `style`: text, journal (one line, with syslog's priority in front), json, or auto: journal where standard error is
-    the journal's, text elsewhere.
+    the journal's or the system's log, text elsewhere.
     """
     if style == "auto":
-        style = "journal" if is_journal(environ) else "text"
+        style = "journal" if _is_syslog() or is_journal(environ) else "text"
     common: list[Processor] = [structlog.processors.add_log_level]
     dated = structlog.processors.TimeStamper(fmt="iso")
     styles: dict[str, list[Processor]] = {
@@ -51,6 +53,10 @@ class _Lossy:
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             self._stream.flush()
+
+
+def _is_syslog() -> bool:
+    return isinstance(getattr(sys.stderr, "buffer", None), Syslog)
 
 
 def is_journal(environ: Mapping[str, str] = os.environ) -> bool:

@@ -254,8 +254,9 @@ class Worker:
                 self._look_at(notification.descriptors[0])
             elif told.get("FDNAME") == STATE:
                 self._look_at_state(notification.descriptors[0])
+        elif told.get("BARRIER") == "1":
+            notification.confirm()
         else:
-            # That of a barrier is closed when all before it has been heard: that is what it tells.
             notification.close()
         if told.get("FDSTOREREMOVE") == "1":
             self._shelf.forget(told.get("FDNAME", ""))

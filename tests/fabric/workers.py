@@ -174,6 +174,11 @@ class Worker:
         """Closes the supervisor's end, as its death would."""
         self._lifeline.close()
 
+    def lose_manager(self) -> None:
+        """Its manager dies: what it was told and has not read, and all that it is told from now on, is lost."""
+        self._poll.unregister(self.notify)
+        self.notify.close()
+
     def forget(self) -> None:
         """Closes the descriptors that it stored: as if its manager had never kept any."""
         for name in list(self.kept):
@@ -304,7 +309,7 @@ class Worker:
             # Somebody else's, who was there to fill the queue.
             return
         if "BARRIER" in told.assignments:
-            os.close(told.descriptors[0])
+            told.confirm()
             return
         self.told.append(told.assignments)
         if told.assignments.get("FDSTORE") == "1":

@@ -531,7 +531,9 @@ def test_an_interrupt_before_famezd_serves_ends_it_quietly(tmp_path: Path, where
     interrupt = "os.kill(os.getpid(), signal.SIGINT)"
     text = f"{interrupt}\ndef main(): pass" if where == "import" else f"def main():\n    {interrupt}"
     (tmp_path / "interrupted.py").write_text(f"import os, signal\n{text}\n")
-    program = "import sys; from famezd.cli.entry import run; sys.exit(run('interrupted'))"
+    # Tests that run in the background of a shell ignore SIGINT, and so would their children.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heed}; import sys; from famezd.cli.entry import run; sys.exit(run('interrupted'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -144,6 +145,42 @@ def test_a_renewal_for_which_there_is_no_room_leaves_all_as_it_was(keeper: Keepe
         ark.renew([Record(b"new"), Record(b"overfull", (0,) * (MAX_DESCRIPTORS + 1))])
     assert keeper.generations == {0}
     assert texts(ark) == [b"old"]
+
+
+def test_with_a_reserve_nothing_has_to_be_kept_while_it_is_filled(keeper: Keeper) -> None:
+    ark, n = new(keeper), 0
+    while "ark.0.1" not in keeper.kept:
+        ark.reserve()
+        ark.append(Record(b"%d" % n))
+        n += 1
+    told = list(keeper.kept)
+    for i in range(n, n + n // 2):
+        ark.append(Record(b"%d" % i))
+    assert list(keeper.kept) == told
+    assert texts(keeper.open()) == [b"%d" % i for i in range(n + n // 2)]
+
+
+@pytest.mark.parametrize("dead", ["store", "settle"])
+def test_nothing_is_appended_to_what_nobody_is_known_to_keep(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, dead: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectionRefusedError
+
+    ark, n = new(keeper), 0
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, dead, refuse if dead == "store" else lambda: False)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                ark.append(Record(b"%d" % n))
+                n += 1
+        with pytest.raises(TimeoutError):
+            ark.reserve()
+        with pytest.raises(TimeoutError):
+            ark.renew([])
+        assert texts(keeper.open()) == [b"%d" % i for i in range(n)]
+    ark.append(Record(b"%d" % n))
+    assert texts(keeper.open()) == [b"%d" % i for i in range(n + 1)]
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_ark(keeper: Keeper) -> None:

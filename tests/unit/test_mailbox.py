@@ -28,6 +28,8 @@ from famezd.mailbox import (
     Memory,
     SharedMemory,
     Slots,
+    grow,
+    is_backed,
     open_backing,
     outliving_memory,
     slots_size,
@@ -248,6 +250,82 @@ def test_a_memfd_can_neither_shrink_nor_grow_nor_lose_that(path: Path) -> None:
             fcntl.fcntl(memory.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
         assert os.pwrite(memory.descriptor, b"x", SIZE - 1) == 1
     assert not path.exists()
+
+
+def test_an_unlinked_mailbox_has_no_name_from_the_start(tmp_path: Path) -> None:
+    wanted = backing(tmp_path, kind="unlinked")
+    with opened(wanted) as memory:
+        assert memory.lock is None
+        assert list(tmp_path.iterdir()) == []
+        found = os.fstat(memory.descriptor)
+        assert (found.st_size, found.st_nlink, found.st_dev) == (SIZE, 0, tmp_path.stat().st_dev)
+        assert found.st_blocks * 512 >= SIZE
+        assert is_backed(memory.descriptor, wanted)
+        assert not is_backed(memory.descriptor, backing(Path("/proc"), kind="unlinked"))
+        assert not is_backed(memory.descriptor, backing(tmp_path, SIZE * 2, kind="unlinked"))
+
+
+def test_an_unlinked_mailbox_that_cannot_be_made_is_told(path: Path) -> None:
+    why = "it must be a directory that is ours to write to"
+    told = f"cannot make a mailbox in {path}: No such file or directory; {why}"
+    assert refused(backing(path, kind="unlinked")) == told
+    path.write_bytes(b"")
+    assert "Not a directory" in refused(backing(path, kind="unlinked"))
+
+
+def test_an_unlinked_mailbox_for_which_there_is_no_room_is_told(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE - 1, limit[1]))
+    try:
+        assert "File too large; free space there" in refused(backing(tmp_path, kind="unlinked"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Growing
+
+
+def test_a_smaller_file_is_made_larger_and_keeps_what_stands_there(path: Path) -> None:
+    path.write_bytes(b"x" * 100)
+    grow(backing(path))
+    with opened(backing(path)) as memory:
+        assert os.pread(memory.descriptor, SIZE, 0) == b"x" * 100 + bytes(SIZE - 100)
+
+
+def test_what_is_not_smaller_or_not_a_file_of_ours_is_left_as_it_is(path: Path) -> None:
+    grow(backing(path))
+    assert not path.exists()
+    path.write_bytes(bytes(SIZE * 2))
+    grow(backing(path))
+    assert path.stat().st_size == SIZE * 2
+    path.unlink()
+    target = path.with_name("target")
+    target.write_bytes(b"x")
+    path.symlink_to(target)
+    grow(backing(path))
+    assert target.read_bytes() == b"x"
+    path.unlink()
+    os.mkfifo(path)
+    grow(backing(path))
+
+
+def test_a_file_in_use_is_not_made_larger_under_its_server(path: Path) -> None:
+    with opened(backing(path)), pytest.raises(MailboxError, match="is in use by another server"):
+        grow(backing(path, SIZE * 2))
+    assert path.stat().st_size == SIZE
+
+
+def test_a_file_that_cannot_be_made_larger_is_as_before(path: Path) -> None:
+    path.write_bytes(b"x" * 100)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE - 1, limit[1]))
+    try:
+        with pytest.raises(MailboxError, match="File too large"):
+            grow(backing(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == b"x" * 100
 
 
 # Access

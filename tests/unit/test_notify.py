@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,6 +231,35 @@ def test_a_barrier_hangs_up_when_all_that_was_told_before_is_taken(manager: Noti
         assert not has_hung_up(taken)
         os.close(told.descriptors[0])
         assert has_hung_up(taken)
+
+
+def answer(manager: NotifySocket, *, confirming: bool) -> None:
+    """Takes a barrier that comes, and answers it, or only dies."""
+    select.select([manager], [], [])
+    barrier = manager.receive()
+    (barrier.confirm if confirming else barrier.close)()
+
+
+@pytest.mark.parametrize(
+    ("confirms", "confirming", "settled"), [(False, False, True), (True, True, True), (True, False, False)]
+)
+def test_the_death_of_a_manager_that_confirms_is_no_answer(
+    manager: NotifySocket, service: Manager, confirms: bool, confirming: bool, settled: bool
+) -> None:
+    service.confirms = confirms
+    answering = threading.Thread(target=answer, args=(manager,), kwargs={"confirming": confirming})
+    answering.start()
+    assert service.settle() is settled
+    answering.join()
+
+
+def test_a_dead_manager_refuses_again_and_again(manager: NotifySocket, service: Manager) -> None:
+    manager.close()
+    with open(os.devnull) as null:
+        for _ in range(3):
+            with pytest.raises(ConnectionRefusedError):
+                service.store("stats", [null.fileno()])
+    assert not service.settle()
 
 
 def test_who_is_in_a_hurry_waits_a_moment_only(service: Manager) -> None:
