@@ -25,6 +25,8 @@ from famezd.fabric.pins import port_socket
 from famezd.faultsettings import FaultSettings, list_mistakes
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
+from famezd.switch.genz import MAX_SID, SID
+from famezd.switch.personality import FAILURES, Personality
 from famezd.yamlmarks import Document, Loc, Problem, dotted
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Fabric",
     "FabricSettings",
     "FaultSettings",
+    "Genz",
     "Http",
     "Log",
     "Mailbox",
@@ -60,6 +63,8 @@ LOCK_FILE = "famezd.lock"
 FABRICS = "fabrics.d"
 """The directory of the fabrics' files, beside famezd.yaml."""
 DEFAULT_MAILBOX_BYTES = 4 << 20
+GENZ = "genz"
+"""The name of the personality that has settings of its own in a section of that name."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
 
@@ -245,6 +250,24 @@ class Pin(PinSettings):
         return None if self.user is None else kinds.user_id(self.user)
 
 
+class Genz(_Model):
+    """The Gen-Z switch: for personality genz only."""
+
+    manager: Annotated[bool, kinds.BOOLEAN] = Field(
+        default=True,
+        description="Whether the switch is the fabric's primary manager, which configures whoever asks for it (Link"
+        " RFC); if not it refuses that, and asks each newcomer for its attributes.",
+    )
+    sid: Annotated[int, kinds.whole_number(0, MAX_SID)] = Field(
+        default=SID, description="The subnet id of the switch, and of the ports that it configures."
+    )
+    silent: Annotated[bool, kinds.BOOLEAN] = Field(
+        default=False,
+        description="Whether the switch is no peer at all: the mailbox is laid out for messages between peers, and"
+        " there is nobody else.",
+    )
+
+
 class FabricSettings(_Model):
     """One fabric, named after its file: fabrics.d/<fabric>.yaml."""
 
@@ -290,12 +313,41 @@ class FabricSettings(_Model):
         examples=[{"3": {"user": "alice"}, "4": {"socket": True}}],
     )
 
+    genz: Genz = Field(default_factory=Genz, description="The Gen-Z switch: for personality genz only.")
+    options: Annotated[dict[str, str], kinds.OPTIONS] = Field(
+        default={}, description="What a plug-in's personality can be told; it says which there are."
+    )
+
+    @property
+    def personality_options(self) -> dict[str, str]:
+        """What the personality is told, as text."""
+        if self.personality == GENZ:
+            return {"manager": str(self.genz.manager).lower(), "sid": str(self.genz.sid)}
+        return dict(self.options)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the switch is no peer, whatever its personality."""
+        return self.personality == GENZ and self.genz.silent
+
     def mistakes(self) -> Iterator[Mistake]:
         """Yield what is wrong between settings that are each right by themselves."""
-        personality = personality_class(self.personality)
+        try:
+            # At once: a plug-in may raise anything, and what it said before is of no use then.
+            yield from list(self._personality_mistakes(personality_class(self.personality)))
+        except FAILURES as e:
+            yield Mistake(("personality",), f"{self.personality} is broken: {type(e).__name__}: {e}")
+        if "genz" in self.model_fields_set and self.personality != GENZ:
+            why = f"is for personality genz only, not for {self.personality}: leave it out"
+            yield Mistake(("genz",), why, frozenset({"personality"}))
+        yield from self._backing_mistakes()
+
+    def _personality_mistakes(self, personality: type[Personality]) -> Iterator[Mistake]:
         limits = frozenset({"personality", "peers", "vectors"})
         for key, message in personality.mistakes(self.peers, self.vectors).items():
             yield Mistake(tuple(key.split(".")), message, limits)
+        for option, message in personality.option_mistakes(self.options).items():
+            yield Mistake(("options", option), message, frozenset({"personality"}))
         size, least = self.mailbox.size, personality.mailbox_size(self.peers)
         if size is not None and size < least:
             enough = f"{kinds.in_units(least)} for {self.peers} peers with personality {self.personality}"
@@ -332,7 +384,10 @@ class FabricSettings(_Model):
 
     def resolve(self, name: str, runtime_directory: Path) -> Fabric:
         """Make the fabric `name` of it: derive what was left out."""
-        needed = personality_class(self.personality).mailbox_size(self.peers)
+        try:
+            needed = personality_class(self.personality).mailbox_size(self.peers)
+        except FAILURES:  # a plug-in's, which `mistakes` reports
+            needed = 0
         derived = {
             "name": self.mailbox.name or f"famez-{name}",
             "size": self.mailbox.size or max(needed, PAGE if needed else DEFAULT_MAILBOX_BYTES),

@@ -54,7 +54,7 @@ class FaultSettings(BaseModel):
     vector: Annotated[int, kinds.VECTOR] | None = Field(
         default=None, description="On which vector; null or * is all.", examples=[3, "*"]
     )
-    message: Annotated[bool, kinds.YES_OR_NO] = Field(
+    message: Annotated[bool, kinds.BOOLEAN] = Field(
         default=False,
         description="With drop, where the mailbox has slots: messages are dropped, as if they had been taken.",
     )
@@ -70,7 +70,7 @@ class FaultSettings(BaseModel):
     duplicate: Annotated[float, kinds.PROBABILITY] | None = Field(
         default=None, description="Doorbells are doubled, each by this probability.", examples=[0.1, "10%"]
     )
-    block: Annotated[bool, kinds.YES_OR_NO] = Field(default=False, description="All doorbells are lost.")
+    block: Annotated[bool, kinds.BOOLEAN] = Field(default=False, description="All doorbells are lost.")
     corrupt: Annotated[float, kinds.PROBABILITY] | None = Field(
         default=None,
         description="Where the mailbox has slots: some bytes of messages are changed, of each by this probability.",

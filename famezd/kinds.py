@@ -11,7 +11,7 @@ import ipaddress
 import os
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
@@ -24,7 +24,7 @@ from famezd.errors import FamezError
 from famezd.faults import FaultError, parse_delay, parse_peer, parse_probability
 from famezd.mailbox import PAGE
 from famezd.protocol import MAX_PEER_ID
-from famezd.switch.personality import Personality
+from famezd.switch.personality import FAILURES, Personality, wrong
 from famezd.yamlmarks import Integer
 
 MAX_MAILBOX_BYTES = 1 << 40
@@ -207,11 +207,12 @@ def personality_class(name: str) -> type[Personality]:
     point = _entry_point(name)
     try:
         loaded = point.load()
-    except Exception as error:  # a plug-in's import may raise anything
+    except FAILURES as error:  # a plug-in's import may raise anything
         raise NotAllowedError(f"{point.value} cannot be loaded: {error!r}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Personality)):
-        raise NotAllowedError(f"{point.value} is no Personality")
-    return loaded
+    if why := wrong(loaded):
+        raise NotAllowedError(f"{point.value} {why}")
+    found: type[Personality] = loaded
+    return found
 
 
 def _entry_point(name: str) -> EntryPoint:
@@ -246,12 +247,6 @@ def _vector(value: object) -> int | None:
     return int(value)
 
 
-def _yes_or_no(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise NotAllowedError
-    return value
-
-
 def _probability(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise NotAllowedError
@@ -268,6 +263,17 @@ def _delay(value: object) -> str:
         return parse_delay(value).text
     except FaultError as error:
         raise NotAllowedError(str(error)) from error
+
+
+def _options(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise NotAllowedError
+    options = {}
+    for name, option in value.items():
+        if not isinstance(name, str) or not isinstance(option, str | int) or "\0" in f"{name}{option}":
+            raise NotAllowedError
+        options[str(name)] = str(option).lower() if isinstance(option, bool) else str(option)
+    return options
 
 
 _ACCOUNT: JsonSchemaValue = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
@@ -303,6 +309,11 @@ LISTEN = Kind(
 )
 USER = Kind("the name or number of a user", _account(user_id), _ACCOUNT)
 GROUP = Kind("the name or number of a group", _account(group_id), _ACCOUNT)
+OPTIONS = Kind(
+    "a mapping of names to text, integers, true or false",
+    _options,
+    {"type": "object", "additionalProperties": {"type": ["string", "integer", "boolean"]}},
+)
 PERSONALITY = Kind("the name of a personality", _personality, {"type": "string"})
 PEER = Kind(
     "a peer's id, switch or *",
@@ -314,7 +325,6 @@ VECTOR = Kind(
     _vector,
     {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\*$"}]},
 )
-YES_OR_NO = Kind("true or false", _yes_or_no, {"type": "boolean"})
 PROBABILITY = Kind(
     "a probability from 0 to 1, such as 0.1 or 10%",
     _probability,

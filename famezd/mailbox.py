@@ -472,13 +472,13 @@ class Slots:
         """The slot's component class, in the same way."""
         return _text(self.memory.read(slot * SLOT_SIZE + _CCLASS, NAME_SIZE))
 
-    def configure(self, slot: int, cid: int, sid: int) -> None:
-        """Writes the component and subnet ids that a fabric manager gave to the slot's owner."""
-        self.memory.set_word(slot * SLOT_SIZE + _CID, cid)
+    def identify(self, slot: int, cid: int, sid: int) -> None:
+        """Writes the Gen-Z ids of a slot's owner, its component's and its subnet's."""
         self.memory.set_word(slot * SLOT_SIZE + _SID, sid)
+        self.memory.set_word(slot * SLOT_SIZE + _CID, cid)
 
-    def configured(self, slot: int) -> tuple[int, int]:
-        """Component and subnet id of the slot's owner, 0 before it has any."""
+    def identity(self, slot: int) -> tuple[int, int]:
+        """The Gen-Z ids, CID and SID, that stand in a slot."""
         return self.memory.word(slot * SLOT_SIZE + _CID), self.memory.word(slot * SLOT_SIZE + _SID)
 
     def pending(self, slot: int) -> bool:

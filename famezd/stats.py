@@ -53,7 +53,9 @@ LEAVES = tuple(f"left_{reason}" for reason in ("hangup", "bytes", "stalled", "br
 _REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "resources", "stalled", "mailbox")
 REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
 FAULTS = tuple(f"fault_{kind}" for kind in KINDS)
-TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *FAULTS, "refused_pinned")
+SWITCH = ("personality_errors", "messages_malformed")
+_LATER = (*FAULTS, "refused_pinned", *SWITCH)
+TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *_LATER)
 """The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
 TOTALS_WORDS = 64
 """Room for totals to come: an upgraded famezd goes on with the page of the one before it."""

@@ -122,8 +122,9 @@ def worker_settings(options: argparse.Namespace) -> Settings:
     vectors = options.vectors or (max(GENZ_VECTORS, peers + 2) if genz else 1)
     for key, mistake in personality.mistakes(peers, vectors).items():
         raise argparse.ArgumentTypeError(f"{ {'peers': '--nClients', 'vectors': '-n'}[key] }: {mistake}")
-    if options.no_recycle and not genz:
-        raise argparse.ArgumentTypeError("--norecycle is for --personality genz: else ids are never recycled early")
+    for option, given in (("--norecycle", options.no_recycle), ("--noPFM", options.no_pfm), ("-s", options.silent)):
+        if given and not genz:
+            raise argparse.ArgumentTypeError(f"{option} is for --personality genz: leave it out")
     backing, path = options.memory
     umask = os.umask(0)
     os.umask(umask)
@@ -141,6 +142,8 @@ def worker_settings(options: argparse.Namespace) -> Settings:
         # As the stock server makes them: peers get the memory from it, not by its name.
         memory_mode=0o600,
         socket_mode=0o777 & ~umask,
+        silent=int(options.silent),
+        options="manager=false" if options.no_pfm else "",
     )
 
 
@@ -231,6 +234,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="genz: tell of joins and departures, and give no id again that a peer has seen depart",
     )
+    add("--noPFM", dest="no_pfm", action="store_true", help="genz: the switch is not the fabric's manager")
+    add("-s", "--silent", action="store_true", help="genz: lay out the mailbox, and be no peer")
     add("-L", "--logfile", type=os.path.abspath, metavar="FILE", help="add the log to FILE")
     add("--version", action="version", version=f"famez-server {__version__}")
     return parser

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from famezd import __version__
+from famezd.cli.drawing import show_switch
 from famezd.errors import FamezError
 
 _EPILOG = """\
@@ -128,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     doorbells = verbs.add_parser("doorbells", help="who rang whom, and how often")
     doorbells.add_argument("fabric", metavar="FABRIC")
     doorbells.set_defaults(ask=_ask_fabric("doorbells"), show=_show_doorbells)
+    switch = verbs.add_parser("switch", help="what a fabric's switch knows: with genz its ports and who is on them")
+    switch.add_argument("fabric", metavar="FABRIC")
+    switch.set_defaults(ask=_ask_fabric("switch"), show=show_switch)
     reload = verbs.add_parser("reload", help="read the configuration anew; with any mistake in it nothing changes")
     reload.set_defaults(ask=lambda path, _: post(path, "/api/v1/reload"), show=_show_reload)
     restart = verbs.add_parser(

@@ -88,5 +88,5 @@ class Session:
         before = self.component.configuration
         answer = self.component.answer(message)
         if self.component.configuration is not before:
-            self.mailbox.slots.configure(self.peer.id, self.component.cid, self.component.sid)
+            self.mailbox.slots.identify(self.peer.id, self.component.cid, self.component.sid)
         return answer

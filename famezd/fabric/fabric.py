@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from famezd.ark import Ark
 from famezd.fabric import log
@@ -21,9 +21,10 @@ from famezd.fabric.listener import Credentials, credentials
 from famezd.fabric.peer import Peer, program, room
 from famezd.fabric.relay import Relay
 from famezd.fabric.settings import Settings
+from famezd.fabric.switch import Switch
 from famezd.fabric.wiring import Direct, Relayed, Wiring
 from famezd.faults import Rule
-from famezd.mailbox import Memory, Slots, outliving_memory
+from famezd.mailbox import Slots, outliving_memory
 from famezd.protocol import (
     MAX_PEER_ID,
     Batch,
@@ -37,6 +38,7 @@ from famezd.protocol import (
     refusal,
     setup,
 )
+from famezd.statepage import StatePage
 from famezd.stats import SWITCH_ROW, Occupant, Page
 from famezd.switch.personality import Personality
 
@@ -71,10 +73,7 @@ class Refused(Exception):  # noqa: N818 (what happens to the newcomer, not an er
 
 
 class Fabric:
-    """The members of one fabric, its switch, and the doorbells between them.
-
-    Also what the switch's personality works with (`famezd.switch.personality.Fabric`).
-    """
+    """The members of one fabric, its switch, and the doorbells between them."""
 
     def __init__(
         self,
@@ -83,21 +82,25 @@ class Fabric:
         page: Page,
         mailbox: Descriptor,
         *,
+        state: StatePage | None,
         ark: Ark | None,
         charter: Mapping[str, str],
         logger: log.Log,
     ) -> None:
-        """`charter` is what a successor is to find of the fabric in the `ark`."""
+        """`state` is for what the switch knows, `charter` what a successor is to find of the fabric in the `ark`.
+
+        Raises SwitchError if the personality cannot be made.
+        """
         self.peers = settings.peers
         self.vectors = settings.vectors
-        self.switch = personality.first_id + settings.peers
-        self.memory: Memory = outliving_memory(mailbox)
         self.epoll = select.epoll()
         """Bells, by edge, and members' sockets; the worker adds what else it waits for."""
         self.members: dict[int, Peer] = {}
         """By their socket's descriptor, in the order of their joins."""
-        self._switch_place = settings.peers if personality.is_peer else None
-        slots = Slots(self.memory) if personality.has_slots else None
+        memory = outliving_memory(mailbox)
+        self._switch = Switch(personality, settings, memory, page, state, ring=self._ring, logger=logger)
+        self._switch_place = settings.peers if self._switch.is_peer else None
+        slots = Slots(memory) if personality.has_slots else None
         faults = Faults(page, settings.fault_rules, slots=slots, switch=self._switch_place)
         self.relay = Relay(self.epoll, page, self._stalled, faults)
 
@@ -117,9 +120,9 @@ class Fabric:
         for place, peer in enumerate(ports if self._sticky else ()):
             faults.seat(place, peer)
         if self._switch_place is not None:
-            faults.seat(self._switch_place, self.switch)
+            faults.seat(self._switch_place, self._switch.switch)
         # A switch that is a peer has the id after the ports', and fresh ids must not come to it.
-        fresh = range(self.switch + 1 if personality.is_peer else self._first_id, MAX_PEER_ID + 1)
+        fresh = range(self._switch.switch + 1 if self._switch.is_peer else self._first_id, MAX_PEER_ID + 1)
         self._ids = (
             StickyIds(ports, settings.pinned) if self._sticky else FreshIds(ports if personality.fixed_ids else fresh)
         )
@@ -140,7 +143,6 @@ class Fabric:
         self._pack_at: float | None = None
         self._pack_after = 0.0
         self._ledger = Ledger(ark, self._wiring.goes, charter)
-        self._personality = personality(self)
 
     def start(self) -> None:
         """Begins with nobody there; raises OSError if the ark cannot be read.
@@ -162,8 +164,9 @@ class Fabric:
         self.relay.faults.begin()
         for row, vector, rings in self._unanswered():
             self._page.answered(row, vector, rings)
+        self._switch.forget()
         self._pack()
-        self._call_switch(self._personality.started)
+        self._switch.started()
 
     def prepare(self) -> None:
         """Takes over what is in the ark, and touches nothing of it.
@@ -189,7 +192,7 @@ class Fabric:
             self._resume_outbox(member)
         # Before the personality is asked anything: what it rings is in flight, too.
         self.relay.redeliver()
-        self._call_switch(self._personality.resumed, [member.id for member in self.members.values()])
+        self._switch.resumed([member.id for member in self.members.values()])
         self.relay.for_switch |= {(row, vector): rings for row, vector, rings in self._unanswered()}
         self._tell_switch()
         # Before anybody is sent anything, or leaves: an untidy ledger takes nothing down.
@@ -197,20 +200,6 @@ class Fabric:
         for member in list(self.members.values()):
             self._flush(member)
         self._part()
-
-    # What a personality works with
-
-    def ring(self, peer: int, vector: int) -> None:
-        """Rings `peer` on `vector` as the switch; a bell to nobody is counted as dropped."""
-        place = self._place_of(peer)
-        if place is None or not 0 <= vector < self.vectors:
-            self._page.add("dropped")
-        else:
-            self.relay.ring(self._switch_row, place, vector)
-
-    def log(self, event: str, **fields: object) -> None:
-        """Logs `event`, one line; a guest that causes many loses all but a few a second."""
-        self._log.say_as("personality", log.INFO, event, **fields)
 
     # What the worker calls
 
@@ -245,7 +234,7 @@ class Fabric:
     @property
     def busy(self) -> bool:
         """Whether the switch has something to finish before a successor goes on."""
-        return self._personality.busy
+        return self._switch.busy
 
     def carry_on(self) -> None:
         """No successor comes: does what was put off."""
@@ -271,7 +260,7 @@ class Fabric:
         """When `tick` has something to do, in seconds of the monotonic clock."""
         if self.relay.waiting or (not self._held and (self.relay.for_switch or (self._leaving and not self._thaw_at))):
             return 0.0
-        first = self._personality.due
+        first = self._switch.due
         later = (self._thaw_at, self._pack_at) if not self._held else ()
         for due in (self._retry_at, self.relay.faults.due, *later):
             if due is not None and (first is None or due < first):
@@ -296,9 +285,9 @@ class Fabric:
         if self._pack_at is not None and now >= self._pack_at and not self._held:
             self._pack_at = None
             self._pack()
-        if self._personality.due is not None and now >= self._personality.due:
-            self._personality.due = None
-            self._call_switch(self._personality.tick, now)
+        due = self._switch.due
+        if due is not None and now >= due:
+            self._switch.tick(now)
             self._part()
 
     def can_change(self) -> bool:
@@ -420,7 +409,7 @@ class Fabric:
         if self._sticky:
             present |= {place: PeerId(self._first_id + place) for place in range(self.peers)}
         if self._switch_place is not None:
-            present[self._switch_place] = PeerId(self.switch)
+            present[self._switch_place] = PeerId(self._switch.switch)
         places = [place for place in range(self._page.shape.places) if place != member.place]
         return [*((place, present.get(place)) for place in places), (member.place, member.id)]
 
@@ -515,7 +504,7 @@ class Fabric:
         # Before the newcomer, or anybody because of it, is sent anything.
         self._ledger.joined(Membership(place, peer, member.joined, connection.fileno()), self._wiring.take_made())
         self._tidy()
-        self._call_switch(self._personality.joined, peer)
+        self._switch.joined(peer)
         self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
 
@@ -582,7 +571,9 @@ class Fabric:
             ]
         others = [announcement(peer, wiring.bells(place, p), told_at(place, p)) for peer, p in ports]
         if (switch := self._switch_place) is not None:
-            others.append(announcement(PeerId(self.switch), wiring.bells(place, switch), told_at(place, switch)))
+            others.append(
+                announcement(PeerId(self._switch.switch), wiring.bells(place, switch), told_at(place, switch))
+            )
         marks = {"greeting_mark": told_at(place) + 1, "own_mark": told_at(place, place)}
         member.owe(setup(member.id, self._mailbox, others, receivers, **marks))
         return news
@@ -642,7 +633,7 @@ class Fabric:
             self.relay.hurry(member.place)
             self._page.vacate(member.place)
             self._page.add(f"left_{member.leaving}")
-            self._call_switch(self._personality.left, member.id)
+            self._switch.left(member.id)
             self._log.say(log.INFO, "peer left", peer=member.id, reason=member.leaving)
             for other in others:
                 self._flush(other)
@@ -686,9 +677,17 @@ class Fabric:
 
     # The switch
 
+    def _ring(self, peer: int, vector: int) -> None:
+        """Rings `peer` on `vector` as the switch; a bell to nobody is counted as dropped."""
+        place = self._place_of(peer)
+        if place is None or not 0 <= vector < self.vectors:
+            self._page.add("dropped")
+        else:
+            self.relay.ring(self._switch_row, place, vector)
+
     def _mailbox_restored(self) -> None:
         self._page.add("resized")
-        self._call_switch(self._personality.mailbox_restored, [member.id for member in self.members.values()])
+        self._switch.mailbox_restored()
 
     def _place_of(self, peer: int) -> int | None:
         if self._sticky:
@@ -703,18 +702,10 @@ class Fabric:
         doorbells, self.relay.for_switch = self.relay.for_switch, {}
         for (row, vector), rings in doorbells.items():
             peer = self._page.last_id(row) if self._known_ringers else None
-            self._call_switch(self._personality.doorbell, peer, vector, rings)
+            self._switch.doorbell(peer, vector, rings)
             self._page.answered(row, vector, rings)
             if len(doorbells) > 1:
                 self._breathe()
-
-    def _call_switch(self, hook: Callable[..., None], *arguments: object) -> None:
-        """Calls one of the personality's hooks; whatever is wrong with a plug-in, the fabric goes on."""
-        try:
-            hook(*arguments)
-        except Exception as e:  # noqa: BLE001 (see above)
-            call = f"{hook.__name__}{arguments}"
-            self._log.say(log.ERROR, "personality failed", call=call, error=f"{type(e).__name__}: {e}")
 
 
 def _hangup_or_bytes(connection: socket.socket) -> str:

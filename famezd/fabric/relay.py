@@ -349,6 +349,8 @@ class Relay:
         block; if the eventfd is full the doorbell is dropped, and so will the peer be.
         """
         words = self._words
+        # We may not have got as far as to count it.
+        self._page.recover()
         receiver = self._receiver_of(words[IN_FLIGHT + 1])
         try:
             if self._receivers[receiver] >= 0:

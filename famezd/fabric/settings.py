@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from famezd.errors import FamezError
+from famezd.escapes import split
 from famezd.fabric.access import Rules, rules
 from famezd.fabric.pins import Pins, pins, port_socket
 from famezd.faults import FaultError, Rule, parse_rules
 from famezd.mailbox import Backing
 from famezd.stats import Shape
 
-FIXED = ("personality", "peers", "vectors", "doorbells", "ports", "backing", "memory", "size")
+FIXED = ("personality", "peers", "vectors", "doorbells", "ports", "backing", "memory", "size", "silent")
 """What cannot change while there are peers: it decides which eventfds and which memory they have been given."""
 
-_IN_YAML = {"backing": "mailbox.backing", "memory": "mailbox", "size": "mailbox.size"}
+_IN_YAML = {"backing": "mailbox.backing", "memory": "mailbox", "size": "mailbox.size", "silent": "genz.silent"}
 
 
 class SettingsError(FamezError):
@@ -77,6 +78,19 @@ class Settings(NamedTuple):
         """The path of a port's own socket."""
         return port_socket(self.port_sockets, self.name, port)
 
+    silent: int = 0
+    """1 for a switch that is no peer, whatever its personality."""
+    options: str = ""
+    """The personality's own: `KEY=VALUE`, with commas between; see `famezd.escapes`."""
+
+    @property
+    def personality_options(self) -> dict[str, str]:
+        """The personality's own settings; raises SettingsError for what is none."""
+        try:
+            return split(self.options, ",")
+        except ValueError as e:
+            raise SettingsError(f"options={self.options}: {e}") from e
+
     @property
     def access(self) -> Rules:
         """Who may join; raises AccessError for lists that are none."""
@@ -120,10 +134,12 @@ class Settings(NamedTuple):
     def misfits(self, fixed: Mapping[str, str]) -> list[str]:
         """What is other than in a fabric with these `fixed`: a phrase for each, such as "vectors is 8, was 16"."""
         mine = self.fixed
+        # A key that a fabric of an older famezd knows nothing of has its default there.
+        theirs = {key: fixed.get(key, str(self._field_defaults.get(key))) for key in FIXED}
         return [
-            f"{_IN_YAML.get(key, key)} is {mine[key]}, was {fixed.get(key)}"
+            f"{_IN_YAML.get(key, key)} is {_said(key, mine)}, was {_said(key, theirs)}"
             for key in FIXED
-            if fixed.get(key) != mine[key]
+            if theirs[key] != mine[key]
         ]
 
     def arguments(self) -> list[str]:
@@ -131,6 +147,11 @@ class Settings(NamedTuple):
         given = zip(self._fields[1:], self[1:], strict=True)
         defaults = self._field_defaults
         return [self.name, *(f"{key}={value}" for key, value in given if defaults.get(key) != value)]
+
+
+def _said(key: str, fixed: Mapping[str, str]) -> str:
+    """A value as the configuration has it."""
+    return {"0": "false", "1": "true"}.get(fixed[key], fixed[key]) if key == "silent" else fixed[key]
 
 
 SPARE_DESCRIPTORS = 32

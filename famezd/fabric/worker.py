@@ -34,17 +34,19 @@ from famezd.fabric.doors import Door, Doors
 from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.ledger import LAYOUT, charter
 from famezd.fabric.settings import Settings, parse
+from famezd.fabric.switch import has_switch, keeps_state
 from famezd.faults import parse_rules
 from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
+from famezd.statepage import StateError, StatePage
 from famezd.stats import Page, StatsError
-from famezd.switch.personality import Personality
+from famezd.switch.personality import FAILURES, Personality, wrong
 
 START_FAILED = 78
 """Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
 # Names of the descriptors that are handed on and kept
-MAILBOX, LOCK, STATS, SUPERVISOR = "mailbox", "lock", "stats", "supervisor"
+MAILBOX, LOCK, STATS, STATE, SUPERVISOR = "mailbox", "lock", "stats", "state", "supervisor"
 
 _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
@@ -70,7 +72,7 @@ class Worker:
         self._manager = Manager()
         self._stopping = False
         personality = load_personality(settings.personality)
-        _raise_limit(settings.descriptors(switch=personality.is_peer))
+        _raise_limit(settings.descriptors(switch=has_switch(personality, settings)))
         given = inherited()
         self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
         self._manager.confirms = self._supervisor is not None
@@ -87,8 +89,11 @@ class Worker:
             self._abandon_mailbox(given, (former or {}).get("memory", settings.memory))
         self._made_mailbox = False
         self._mailbox = self._open_mailbox(given)
+        state = self._open_state(given, personality)
         own = {"page": str(self._page.identity), **settings.fixed}
-        self._fabric = Fabric(settings, personality, self._page, self._mailbox, ark=ark, charter=own, logger=logger)
+        self._fabric = Fabric(
+            settings, personality, self._page, self._mailbox, state=state, ark=ark, charter=own, logger=logger
+        )
         self._signals = _catch_signals()
         try:
             self._doors = Doors(settings, given, self._going_on)
@@ -124,17 +129,33 @@ class Worker:
             except StatsError as e:
                 self._log.say(log.WARNING, f"the counters begin anew: {e}")
                 continue
-            if page.shape == self._settings.shape(switch=personality.is_peer):
+            if page.shape == self._settings.shape(switch=has_switch(personality, self._settings)):
                 return page
             self._log.say(log.WARNING, "the counters begin anew: the fabric has another size")
             page.close()
         return None
 
     def _make_page(self, personality: type[Personality]) -> Page:
-        shape = self._settings.shape(switch=personality.is_peer)
+        shape = self._settings.shape(switch=has_switch(personality, self._settings))
         page = Page.create(f"famez-{self._settings.name}-stats", shape)
         self._manager.store(STATS, [page.descriptor])
         return page
+
+    def _open_state(self, given: dict[str, list[int]], personality: type[Personality]) -> StatePage | None:
+        """The predecessor's state page, or a new one; None for a switch that knows nothing."""
+        if not keeps_state(personality):
+            if STATE in given:
+                # What another personality knew.
+                self._manager.forget(STATE)
+            return None
+        for descriptor in given.get(STATE, ()):
+            try:
+                return StatePage.open(descriptor, writable=True)
+            except StateError as e:
+                self._log.say(log.WARNING, f"the switch begins anew: {e}")
+        state = StatePage.create(f"famez-{self._settings.name}-state")
+        self._manager.store(STATE, [state.descriptor])
+        return state
 
     def _misfits(self, found: dict[str, str] | None, page: Page | None) -> list[str] | None:
         """Why the fabric with that charter cannot go on; None if there is none, [] if it can."""
@@ -358,11 +379,12 @@ def load_personality(reference: str) -> type[Personality]:
     module, _, name = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as e:
-        raise StartError(f"cannot load the personality {reference}: {e}") from e
-    if not (isinstance(found, type) and issubclass(found, Personality)):
-        raise StartError(f"{reference} is no personality: no subclass of {Personality.__module__}.Personality")
-    return found
+    except FAILURES as e:  # a plug-in's import may raise anything
+        raise StartError(f"cannot load the personality {reference}: {type(e).__name__}: {e}") from e
+    if why := wrong(found):
+        raise StartError(f"{reference} {why}")
+    loaded: type[Personality] = found
+    return loaded
 
 
 def _raise_limit(needed: int) -> None:

@@ -19,9 +19,11 @@ from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
 from famezd.fabric.peer import program
 from famezd.faults import FaultError
+from famezd.statepage import StateError
 from famezd.supervisor.faults import UnknownRuleError
 from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
+from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
 from famezd.supervisor.view import ConfigView, FabricView
 
 Look = Callable[[], Sequence[FabricView]]
@@ -42,6 +44,8 @@ def application(
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
             web.get("/api/v1/fabrics/{fabric}/faults", handlers.faults),
             web.get("/api/v1/fabrics/{fabric}/qemu", handlers.qemu),
+            web.get("/api/v1/fabrics/{fabric}/switch", handlers.switch),
+            web.get("/system", handlers.system),
         ]
     )
     if operations is not None:
@@ -125,8 +129,32 @@ class _Handlers:
         view = self._view(request)
         return _json({"fabric": view.fabric.name, "faults": [asdict(fault) for fault in view.faults]})
 
+    async def switch(self, request: web.Request) -> web.Response:
+        view = self._view(request)
+        try:
+            return _json({"fabric": view.fabric.name, "personality": view.fabric.personality, **switch(view)})
+        except NoSwitchError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        except StateError as e:
+            raise _no(web.HTTPServiceUnavailable, str(e)) from e
+
+    async def system(self, request: web.Request) -> web.Response:
+        try:
+            view = self._view_of(request.query["fabric"]) if "fabric" in request.query else first_genz(self._look())
+            answer = _json(system(view))
+        except NoSwitchError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        except StateError as e:
+            raise _no(web.HTTPServiceUnavailable, str(e)) from e
+        # As FAME-Z does: pages that draw it come from anywhere.
+        answer.headers["Access-Control-Allow-Origin"] = "*"
+        return answer
+
     def _view(self, request: web.Request) -> FabricView:
-        name, views = request.match_info["fabric"], self._look()
+        return self._view_of(request.match_info["fabric"])
+
+    def _view_of(self, name: str) -> FabricView:
+        views = self._look()
         for view in views:
             if view.fabric.name == name:
                 return view

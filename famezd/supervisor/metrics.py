@@ -22,6 +22,12 @@ _TOTALS = (
         "Times that somebody had changed the size of the mailbox's file, and it was given back.",
         "resized",
     ),
+    ("famez_personality_errors", "Times that a personality raised an error.", "personality_errors"),
+    (
+        "famez_messages_malformed",
+        "Messages to the switch that were none: no text, a length beyond the buffer, a malformed control message.",
+        "messages_malformed",
+    ),
     ("famez_loop_turns", "Turns of the worker's loop.", "turns"),
 )
 _BY_LABEL = (

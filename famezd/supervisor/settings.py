@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from famezd.config import Fabric, personality_class, personality_reference
+from famezd.escapes import joined
 from famezd.fabric.pins import Pins
 from famezd.fabric.settings import Settings
 from famezd.switch.personality import Personality
@@ -38,6 +39,8 @@ def worker_settings(fabric: Fabric, faults: str = "") -> Settings:
         faults=faults,
         pins=str(_pins(fabric)),
         port_sockets=next((str(pin.path.parent) for pin in fabric.pins.values() if pin.path is not None), ""),
+        silent=int(fabric.silent),
+        options=joined(fabric.personality_options, ","),
     )
 
 

@@ -16,11 +16,11 @@ import structlog
 from famezd import ark
 from famezd.fabric import doors
 from famezd.fabric.listener import identity, unlink
-from famezd.fabric.worker import LOCK, MAILBOX, STATS
+from famezd.fabric.worker import LOCK, MAILBOX, STATE, STATS
 from famezd.mailbox import discard
 from famezd.notify import Manager
 
-_OF_A_FABRIC = re.compile(rf"(.+)\.({doors.NAME.pattern}|{MAILBOX}|{LOCK}|{STATS}|{ark.NAME.pattern})")
+_OF_A_FABRIC = re.compile(rf"(.+)\.({doors.NAME.pattern}|{MAILBOX}|{LOCK}|{STATS}|{STATE}|{ark.NAME.pattern})")
 _CONFIG = re.compile(r"config\.(\d+)")
 
 

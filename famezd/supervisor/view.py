@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from famezd.config import Fabric, Problem
+from famezd.statepage import StatePage, Table
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
 from famezd.supervisor.faults import FaultView, look_at_faults
 from famezd.supervisor.settings import personality, worker_settings
@@ -65,10 +66,18 @@ class FabricView:
     switch: PeerView | None = None
     """Where the switch is a peer itself, and the fabric is served; the pid is its worker's."""
 
+    state_page: StatePage | None = None
+    """Where its switch keeps what it knows, None where it knows nothing."""
+
     @property
     def everybody(self) -> tuple[PeerView, ...]:
         """The peers, and then the switch, where it is one."""
         return self.peers if self.switch is None else (*self.peers, self.switch)
+
+    @property
+    def switch_state(self) -> Table:
+        """What its switch knows now; raises StateError if that cannot be read."""
+        return {} if self.state_page is None else self.state_page.read()[0]
 
     @property
     def up(self) -> bool:
@@ -90,6 +99,7 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     seen = FabricView(
         worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting, faults
     )
+    seen = replace(seen, state_page=worker.state_page)
     if page is None:
         return seen
     ids = _ids(worker.fabric, page)

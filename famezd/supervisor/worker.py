@@ -15,9 +15,11 @@ import structlog
 from famezd.config import Fabric
 from famezd.errors import FamezError
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import MAILBOX, START_FAILED, STATS
+from famezd.fabric.switch import has_switch
+from famezd.fabric.worker import MAILBOX, START_FAILED, STATE, STATS
 from famezd.mailbox import FileMemory, Slots
 from famezd.notify import Notification
+from famezd.statepage import StateError, StatePage
 from famezd.stats import Page, StatsError
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.lines import parse
@@ -99,6 +101,8 @@ class Worker:
         """The fabric's counters, as soon as there are any."""
         self.names = Names()
         """What its peers are called."""
+        self.state_page: StatePage | None = None
+        """What its switch knows, where it knows anything."""
         self.settled = asyncio.Event()
         """Set when the worker serves, failed or stopped; cleared while it starts or stops."""
         self._shelf = shelf
@@ -118,6 +122,8 @@ class Worker:
         self._last_line = ""
         for descriptor in shelf.kept.get(STATS, ()):
             self._look_at(descriptor)
+        for descriptor in shelf.kept.get(STATE, ()):
+            self._look_at_state(descriptor)
 
     @property
     def pid(self) -> int:
@@ -128,7 +134,7 @@ class Worker:
     def switch(self) -> int | None:
         """The id of the switch, None where it is no peer."""
         switch = personality(self.fabric.personality)
-        return switch.first_id + self.fabric.peers if switch.is_peer else None
+        return switch.first_id + self.fabric.peers if has_switch(switch, self.settings) else None
 
     def nodename(self, peer: int) -> str:
         """What stands in a peer's slot of the mailbox, whoever wrote it; "" where there are no slots."""
@@ -170,6 +176,7 @@ class Worker:
         if self.page is not None:
             self.page.close()
             self.page = None
+        self._forget_state()
 
     async def restart(self, fabric: Fabric) -> None:
         """Starts another worker, once there is none any more, which serves the fabric as `fabric` defines it.
@@ -295,12 +302,16 @@ class Worker:
             self._shelf.keep(told.get("FDNAME", "stored"), notification.descriptors)
             if told.get("FDNAME") == STATS:
                 self._look_at(notification.descriptors[0])
+            elif told.get("FDNAME") == STATE:
+                self._look_at_state(notification.descriptors[0])
         elif told.get("BARRIER") == "1":
             notification.confirm()
         else:
             notification.close()
         if told.get("FDSTOREREMOVE") == "1":
             self._shelf.forget(told.get("FDNAME", ""))
+            if told.get("FDNAME") == STATE:
+                self._forget_state()
         if told.get("READY") == "1" and notification.pid == self._process.pid:
             self._serves()
         if told.get("WATCHDOG") == "1" and self.state is State.SERVING and notification.pid == self._process.pid:
@@ -324,6 +335,20 @@ class Worker:
         except StatsError as e:
             # One that an older famezd left; the worker makes another.
             self._log.debug("no counters", why=str(e))
+
+    def _look_at_state(self, descriptor: int) -> None:
+        self._forget_state()
+        copy = os.dup(descriptor)
+        try:
+            self.state_page = StatePage.open(copy)
+        except StateError as e:
+            os.close(copy)
+            self._log.debug("nothing is known of the switch", why=str(e))
+
+    def _forget_state(self) -> None:
+        if self.state_page is not None:
+            self.state_page.close()
+            self.state_page = None
 
     # Its processes
 

@@ -452,7 +452,7 @@ def test_what_a_manager_writes_stands_in_the_slot(worker: Worker) -> None:
         mailbox.send(1, str(CtlWrite(pfm_cid=1, pfm_sid=2, cid=3, sid=4, tag=5)))
         client.line()
         assert mailbox.receive(timeout=DEADLINE) == Message(1, "Standalone Acknowledgment Tag=5,Reason=OK")
-        assert mailbox.slots.configured(1) == (3, 4)
+        assert mailbox.slots.identity(1) == (3, 4)
 
 
 def test_rfc_to_who_is_no_manager(worker: Worker) -> None:

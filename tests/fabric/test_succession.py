@@ -12,7 +12,7 @@ import pytest
 from famezd.client import Mailbox
 from famezd.fabric.worker import START_FAILED
 from famezd.mailbox import Slots
-from famezd.switch.genz import QUEUED
+from famezd.switch.messenger import QUEUED
 from tests.fabric.conftest import Kind, Start, settings
 from tests.fabric.lineage import handed_over, prepared
 from tests.fabric.workers import GENZ, Raw, Worker

@@ -21,7 +21,7 @@ from famezd import ark
 from famezd.client import Peer
 from famezd.fabric import doors
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import LOCK, MAILBOX, STATS, SUPERVISOR
+from famezd.fabric.worker import LOCK, MAILBOX, STATE, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
 from famezd.protocol import (
     MESSAGE_SIZE,
@@ -319,7 +319,8 @@ class Worker:
             self._forget(told.assignments["FDNAME"])
 
     def _keep(self, name: str, descriptors: list[int]) -> None:
-        assert name in (MAILBOX, LOCK, STATS) or ark.NAME.fullmatch(name) or doors.NAME.fullmatch(name), name
+        known = name in (MAILBOX, LOCK, STATS, STATE) or ark.NAME.fullmatch(name) or doors.NAME.fullmatch(name)
+        assert known, name
         self._forget(name)
         self.kept[name] = descriptors
         if name == STATS:

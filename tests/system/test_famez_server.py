@@ -9,11 +9,13 @@ import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from famezd.client import ClientError, Peer
+from famezd.client import ClientError, Mailbox, Message, Peer
+from famezd.messages import untrack
 from famezd.notify import NotifySocket
 from tests.daemon import BIN, PATIENCE, eventually
 from tests.famez_server import Ended, FamezServer, run
@@ -52,6 +54,38 @@ def opened(pid: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(descriptor))
     return found
+
+
+# FAME-Z's options
+
+GENZ = ("--personality", "genz", "--nClients", "4")
+
+
+def test_a_switch_that_is_no_manager_asks_newcomers_for_their_attributes(tmp_path: Path) -> None:
+    with (
+        FamezServer(tmp_path, *GENZ, "--noPFM", vectors=6) as server,
+        Peer.join(server.socket) as peer,
+        closing(Mailbox(peer)) as mailbox,
+    ):
+        asked = mailbox.receive(timeout=PATIENCE)
+        assert asked is not None
+        assert (asked.src, untrack(asked.text)[0]) == (5, "Link CTL Peer-Attribute")
+        assert mailbox.names()[5] == ("Z-server", "FabricSwitch")
+
+
+def test_a_silent_switch_is_no_peer(tmp_path: Path) -> None:
+    with (
+        FamezServer(tmp_path, *GENZ, "-s", vectors=6) as server,
+        Peer.join(server.socket) as peer,
+        closing(Mailbox(peer)) as mailbox,
+        Peer.join(server.socket) as other,
+        closing(Mailbox(other)) as theirs,
+    ):
+        assert peer.peers == [2, 3, 4]
+        assert 5 not in mailbox.names()
+        mailbox.slots.put(peer.id, b"hello", other.id)
+        peer.ring(other.id, peer.id)
+        assert theirs.receive(timeout=PATIENCE) == Message(peer.id, "hello")
 
 
 # The daemon

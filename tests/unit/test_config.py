@@ -7,7 +7,7 @@ import os
 import pwd
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -209,6 +209,7 @@ MAIN_MISTAKES = [
 ]
 
 PHRASES = {
+    "keys": "personality, peers, vectors, doorbells, ports, socket, mailbox, access, faults, pins, genz, options",
     "user": "must be the name or number of a user",
     "group": "must be the name or number of a group",
     "no_user": "this system has no user 'nobody-at-all'",
@@ -219,9 +220,8 @@ PHRASES = {
     "peers": "must be an integer from 1 to 65535",
     "probability": "must be a probability from 0 to 1, such as 0.1 or 10%",
     "delay": "must be 5ms, 1ms..5ms (evenly between) or 5ms+-1ms (mean and standard deviation), with units us, ms or s",
+    "options": "must be a mapping of names to text, integers, true or false",
     "tags": "the tags known here are !!map, !!seq, !!str, !!int, !!bool and !!null",
-    "unknown": "unknown key, known are personality, peers, vectors,"
-    " doorbells, ports, socket, mailbox, access, faults, pins",
 }
 
 FABRIC_MISTAKES = [
@@ -230,7 +230,7 @@ FABRIC_MISTAKES = [
     ("Peers: 3", "1:1: Peers: unknown key, did you mean 'peers'?"),
     (
         "name: x",
-        "1:1: name: {unknown}",
+        "1:1: name: unknown key, known are {keys}",
     ),
     (
         "mailbox:\n  xyzzy: 1",
@@ -238,7 +238,7 @@ FABRIC_MISTAKES = [
     ),
     (
         '"a\\nb": 1',
-        "1:1: a\\nb: {unknown}",
+        "1:1: a\\nb: unknown key, known are {keys}",
     ),
     # Integers
     ("peers: lots", "1:8: peers: {peers}, not 'lots'"),
@@ -261,6 +261,21 @@ FABRIC_MISTAKES = [
         "1:14: personality: must be the name of a personality, not 'gen-z': those installed are genz, plain",
     ),
     ("personality: 3", "1:14: personality: must be the name of a personality, not 3"),
+    # What a personality is told
+    ("genz: {}", "1:7: genz: is for personality genz only, not for plain: leave it out"),
+    ("personality: genz\ngenz: yes", "2:7: genz: must be a mapping of settings, not yes"),
+    ("personality: genz\ngenz: {manager: 1}", "2:17: genz.manager: must be true or false, not 1"),
+    ("personality: genz\ngenz: {silent: 'no'}", "2:16: genz.silent: must be true or false, not 'no'"),
+    ("personality: genz\ngenz: {sid: 65536}", "2:13: genz.sid: must be an integer from 0 to 65535, not 65536"),
+    ("personality: genz\ngenz: {sids: 1}", "2:8: genz.sids: unknown key, did you mean 'sid'?"),
+    ("options: 1", "1:10: options: {options}, not 1"),
+    ("options: {1: a}", "1:14: options.1: this personality has no such option: leave it out"),
+    ("options: {a: [1]}", "1:10: options: {options}, not a mapping"),
+    ("options: {a: 1}", "1:14: options.a: this personality has no such option: leave it out"),
+    (
+        "personality: genz\noptions:\n  sid: 1",
+        "3:8: options.sid: this personality has no such option: leave it out",
+    ),
     # Paths and names
     ("socket: {path: run/a.sock}", "1:16: socket.path: must be an absolute path, not 'run/a.sock'"),
     ('socket: {path: "/a\\0b"}', "1:16: socket.path: must be an absolute path, not '/a\\x00b'"),
@@ -424,7 +439,7 @@ FABRIC_MISTAKES = [
     ("socket: {mode: 0660, mode: 0600}", "1:22: socket.mode: duplicate key on line 1, first given on line 1"),
     (
         "3: 4",
-        "1:1: 3: {unknown}",
+        "1:1: 3: unknown key, known are {keys}",
     ),
     ("socket: {yes: 4}", "1:10: socket: a key must be text, not yes"),
     ("? [a]\n: 3", "1:3: a key must be text, not a list"),
@@ -441,7 +456,7 @@ FABRIC_MISTAKES = [
     ("peers: &p 3\nvectors: *p", "2:10: aliases are not supported: write the value out"),
     (
         "<<: {peers: 3}",
-        "1:1: <<: {unknown}",
+        "1:1: <<: unknown key, known are {keys}",
     ),
     ("x: " + "[" * 5000, "1:35: nested deeper than 32 levels"),
     ("#" * (1 << 20) + "\n", "1:1: is longer than 1048576 bytes"),
@@ -512,8 +527,7 @@ class TestFiles:
         path = write(a="x: 1")
         path.unlink()
         assert problems(path) == [
-            "fabrics.d/a.yaml:1:1: x: unknown key, known are personality, peers, vectors,"
-            " doorbells, ports, socket, mailbox, access, faults, pins",
+            f"fabrics.d/a.yaml:1:1: x: unknown key, known are {PHRASES['keys']}",
             "famezd.yaml:1:1: cannot be read: No such file or directory",
         ]
 
@@ -635,6 +649,48 @@ class TestPersonalities:
         path = write(a="personality: plug\nsocket: {mode: 0660}")
         assert problems(path) == ["fabrics.d/a.yaml:2:16: socket.mode: I want 0600"]
 
+    def test_options_of_a_plug_in_are_text(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        install(monkeypatch, f"{__name__}:Optional")
+        path = write(a="personality: plug\noptions: {colour: red, n: 007, x: 1}")
+        assert problems(path) == ["fabrics.d/a.yaml:2:35: options.x: I know no x"]
+        fabric = fabric_of(write(a="personality: plug\noptions: {colour: 'a=b,c%', n: 7, 'on': true}"))
+        assert fabric.personality_options == {"colour": "a=b,c%", "n": "7", "on": "true"}
+        assert worker_settings(fabric).personality_options == fabric.personality_options
+
+    def test_options_of_genz(self, write: Write) -> None:
+        told = worker_settings(fabric_of(write(a="personality: genz")))
+        assert (told.personality_options, told.silent) == ({"manager": "true", "sid": "27"}, 0)
+        told = worker_settings(fabric_of(write(a="personality: genz\ngenz: {manager: false, sid: 5, silent: true}")))
+        assert (told.personality_options, told.silent) == ({"manager": "false", "sid": "5"}, 1)
+        told = worker_settings(fabric_of(write(a="")))
+        assert (told.personality_options, told.silent) == ({}, 0)
+
+    @pytest.mark.parametrize("hook", ["mistakes", "option_mistakes", "mailbox_size"])
+    def test_one_that_raises_is_reported(self, write: Write, monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
+        install(monkeypatch, f"{__name__}:Raising")
+        monkeypatch.setattr(Raising, hook, classmethod(lambda *_: 1 // 0), raising=False)
+        assert problems(write(a="personality: plug\nmailbox: {size: 4K}")) == [
+            "fabrics.d/a.yaml:1:14: personality: plug is broken: ZeroDivisionError: integer division or modulo by zero"
+        ]
+
+    @pytest.mark.parametrize(
+        ("attributes", "why"),
+        [
+            ({"first_id": "1"}, "first_id must be an integer from 0, not '1'"),
+            ({"first_id": True}, "first_id must be an integer from 0, not True"),
+            ({"is_peer": 1}, "is_peer must be True or False, not 1"),
+            ({"has_slots": True}, "with has_slots, first_id must be 1 and fixed_ids True"),
+            ({"nodename": None}, "nodename must be text, not None"),
+        ],
+    )
+    def test_attributes_of_a_wrong_kind(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch, attributes: dict[str, object], why: str
+    ) -> None:
+        install(monkeypatch, f"{__name__}:Raising")
+        for name, value in attributes.items():
+            monkeypatch.setattr(Raising, name, value, raising=False)
+        assert problems(write(a="personality: plug"))[0].endswith(f"{__name__}:Raising is no personality: {why}")
+
     @pytest.mark.parametrize(
         ("reference", "why"),
         [
@@ -651,7 +707,9 @@ class TestPersonalities:
 
     def test_no_personality(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         install(monkeypatch, "famezd.config:load")
-        assert problems(write(a="personality: plug"))[0].endswith("not 'plug': famezd.config:load is no Personality")
+        assert problems(write(a="personality: plug"))[0].endswith(
+            "not 'plug': famezd.config:load is no personality: no subclass of famezd.switch.personality.Personality"
+        )
 
 
 class Picky(Personality):
@@ -659,6 +717,16 @@ class Picky(Personality):
     def mistakes(cls, peers: int, vectors: int) -> dict[str, str]:
         del peers, vectors
         return {"socket.mode": "I want 0600"}
+
+
+class Optional(Personality):
+    @classmethod
+    def option_mistakes(cls, options: Mapping[str, str]) -> dict[str, str]:
+        return {"x": "I know no x"} if "x" in options else {}
+
+
+class Raising(Personality):
+    """A test makes it raise."""
 
 
 def install(monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
@@ -684,12 +752,12 @@ def unprivileged() -> Iterator[None]:
 
 SECTIONS: dict[type[MainSettings] | type[FabricSettings], list[str]] = {
     MainSettings: ["http", "log", "control"],
-    FabricSettings: ["socket", "mailbox", "access"],
+    FabricSettings: ["socket", "mailbox", "access", "genz"],
 }
 KEYS = [
     *(key for model in SECTIONS for key in model.model_fields),
     *("listen", "level", "format", "owner", "group", "mode", "path", "name", "size", "backing", "x", "<<"),
-    *("users", "groups", "peers_per_user"),
+    *("users", "groups", "peers_per_user", "manager", "sid", "silent"),
     *FaultSettings.model_fields,
 ]
 SCALARS = (
@@ -757,7 +825,10 @@ class TestAnything:
     @given(
         value=VALUES,
         key=st.sampled_from(
-            [*FabricSettings.model_fields, *(f"{s}.{k}" for s in ("socket", "mailbox", "access") for k in KEYS)]
+            [
+                *FabricSettings.model_fields,
+                *(f"{s}.{k}" for s in ("socket", "mailbox", "access", "genz", "options") for k in KEYS),
+            ]
         ),
     )
     def test_any_value_at_every_setting(
@@ -810,8 +881,10 @@ class TestExamples:
         for file in files:
             model = MainSettings if file == path else FabricSettings
             written = yaml.safe_load(file.read_text())
-            assert written.keys() == model.model_fields.keys()
-            for section in SECTIONS[model]:
+            # Where they would be a mistake they are not shown.
+            absent = {"genz"} if file.stem == "plain" else set()
+            assert written.keys() == model.model_fields.keys() - absent
+            for section in set(SECTIONS[model]) - absent:
                 field = model.model_fields[section].annotation
                 assert written[section].keys() == field.model_fields.keys()  # type: ignore[union-attr]
 

@@ -127,11 +127,11 @@ def test_what_genz_cannot_do_is_named_by_its_option(
     assert mistakes(capsys, monkeypatch, "--personality", "genz", *options) == told
 
 
-def test_recycling_is_the_genz_personalitys(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", ["--norecycle", "--noPFM", "-s"])
+def test_what_is_the_genz_personalitys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    told = "--norecycle is for --personality genz: else ids are never recycled early"
-    assert mistakes(capsys, monkeypatch, "--norecycle") == told
+    assert mistakes(capsys, monkeypatch, option) == f"{option} is for --personality genz: leave it out"
 
 
 def mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str) -> str:

@@ -90,3 +90,19 @@ def test_ports_and_doorbells_are_told_apart(ports: str, doorbells: str) -> None:
 def test_a_full_fabric_needs_so_many_descriptors(doorbells: str, switch: bool, needed: int) -> None:
     settings = SOME._replace(doorbells=doorbells, peers=14, vectors=16)
     assert settings.descriptors(switch=switch) == needed + SPARE_DESCRIPTORS
+
+
+def test_what_an_older_fabric_does_not_know_has_its_default() -> None:
+    settings = SOME._replace(options="manager=false")
+    older = {key: value for key, value in settings.fixed.items() if key != "silent"}
+    assert settings.misfits(older) == []
+    assert settings._replace(silent=1).misfits(older) == ["genz.silent is true, was false"]
+    assert settings.misfits(settings._replace(silent=1).fixed) == ["genz.silent is false, was true"]
+    assert settings.misfits(SOME.fixed) == [], "options change in place"
+
+
+def test_options_are_read_back_and_one_without_a_value_is_named() -> None:
+    assert SOME.personality_options == {}
+    assert parse([*GIVEN, "options=manager=false,sid=5"]).personality_options == {"manager": "false", "sid": "5"}
+    with pytest.raises(SettingsError, match="options=manager: 'manager' is no KEY=VALUE"):
+        _ = parse([*GIVEN, "options=manager"]).personality_options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -12,9 +13,12 @@ import pytest
 
 from famezd.config import FaultSettings, load
 from famezd.notify import Manager, NotifySocket
+from famezd.statepage import StatePage
+from famezd.supervisor import view
 from famezd.supervisor.accepted import Accepted, at_start, keep, recall
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.store import Store
+from famezd.supervisor.worker import Worker
 from tests.unit.test_worker_log import write_config
 
 
@@ -172,6 +176,24 @@ def test_the_newest_configuration_counts(systemd: Systemd) -> None:
     successor.keep_config("third")
     # A famezd that was killed between the two steps left both.
     assert systemd.start().config == "third"
+
+
+def test_what_a_switch_knows_is_seen_by_the_next_famezd(systemd: Systemd, tmp_path: Path) -> None:
+    page = StatePage.create("test")
+    page.write({"port 3": {"link": "configured"}})
+    systemd.start().shelf("lab").keep("state", [os.dup(page.descriptor)])
+    page.close()
+    systemd.hear()
+    store = systemd.start()
+    config = load(write_config(tmp_path, lab="personality: genz"))
+
+    async def look() -> None:
+        worker = Worker(config.fabrics["lab"], store.shelf("lab"), str(config.notify_socket), lambda: None)
+        assert view.look(worker).switch_state == {"port 3": {"link": "configured"}}
+        worker.remove()
+        assert view.look(worker).switch_state == {}
+
+    asyncio.run(look())
 
 
 # What is served at a start

@@ -1,0 +1,178 @@
+"""The messenger: how a switch sends and receives messages through the slots of the mailbox.
+
+A peer writes a message into its own slot and rings the switch on the vector whose number is the peer's id. The switch
+has one slot, too, and what it sends stands there until its receiver acknowledges it, so there is a queue. A receiver
+that does not acknowledge in time loses its turn: the next message overwrites what it did not take.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple
+
+from famezd.mailbox import MAX_TEXT, MailboxError, Memory, Slots
+from famezd.statepage import State, Table
+
+NEWCOMER: Final = "Driverless QEMU"
+"""The component class of a peer that has not written its own yet."""
+TAKE_WITHIN: Final = 1.0
+"""Seconds in which a message of the switch's has to be acknowledged."""
+QUEUED: Final = 4
+"""Messages that wait for one peer, at most: it has no use for more while it takes none."""
+LOOK_AGAIN: Final = 0.001
+"""Seconds between two looks at a message that is not acknowledged yet: no event tells of it."""
+
+
+class _Outgoing(NamedTuple):
+    peer: int
+    text: bytes
+
+
+class Messenger:
+    """The slots of a fabric with ids from 1 to `peers`, and the messages of its switch, whose id comes after them."""
+
+    def __init__(
+        self, memory: Memory, peers: int, ring: Callable[[int, int], None], log: Callable[..., None], *, is_peer: bool
+    ) -> None:
+        """`ring` rings a peer on a vector as the switch; where it is no peer (`is_peer`), its slot stays blank."""
+        self.slots = Slots(memory)
+        self.due: float | None = None
+        """When `tick` is to be called, in seconds of the monotonic clock, None for never."""
+        self._peers = peers
+        self._switch = peers + 1
+        self._is_peer = is_peer
+        self._ring = ring
+        self._log = log
+        self._queue: deque[_Outgoing] = deque()
+        # The peer that has not acknowledged yet, and until when it may:
+        self._waiting: tuple[int, float] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether messages wait for those before them to be acknowledged."""
+        return bool(self._queue)
+
+    @property
+    def queue(self) -> Table:
+        """What waits, for a successor."""
+        return {str(i): {"peer": str(m.peer), "text": m.text.decode()} for i, m in enumerate(self._queue)}
+
+    # The slots
+
+    def lay_out(self, nodename: str, cclass: str) -> None:
+        """Lays the mailbox out, with these names of the switch."""
+        self.slots.lay_out(self._peers)
+        self._name_switch(nodename, cclass)
+
+    def restore(self, peers: Collection[int], nodename: str, cclass: str) -> None:
+        """Writes anew what is the switch's to write; names that are still there stay."""
+        self.slots.restore(self._peers)
+        self._name_switch(nodename, cclass)
+        for peer in peers:
+            self._name_newcomer(peer)
+
+    def joined(self, peer: int) -> None:
+        """Gives the newcomer an empty slot."""
+        self.slots.clear(peer)
+        self._name_newcomer(peer)
+
+    def left(self, peer: int) -> None:
+        """Blanks the slot, and takes back what the peer was to be sent."""
+        self.slots.clear(peer)
+        self._queue = deque(message for message in self._queue if message.peer != peer)
+        if self._waiting is not None and self._waiting[0] == peer:
+            self.slots.acknowledge(self._switch)
+        self.send_next()
+
+    def resume(self, peers: Collection[int], queue: State, nodename: str, cclass: str) -> None:
+        """Goes on with these peers and what a predecessor left in the `queue`.
+
+        The slots of who is no more are blanked. Who has not acknowledged the last message yet is rung once more: nobody
+        knows whether it was.
+        """
+        for peer in range(1, self._peers + 1):
+            if peer in peers:
+                self._name_newcomer(peer)
+            else:
+                self.slots.clear(peer)
+        self._name_switch(nodename, cclass)
+        if not self._is_peer:
+            return
+        left = (_Outgoing(int(row["peer"]), row["text"].encode()) for row in queue.values())
+        self._queue.extend(message for message in left if message.peer in peers)
+        if self.slots.pending(self._switch):
+            receiver = self.slots.responder(self._switch)
+            if self._queue and self._queue[0] == (receiver, self._standing()):
+                # It was put there, and then there was no time to write that down.
+                self._queue.popleft()
+            self._waiting = receiver, time.monotonic() + TAKE_WITHIN
+            self._ring(receiver, self._switch)
+        self.send_next()
+
+    def _standing(self) -> bytes | None:
+        try:
+            return self.slots.peek(self._switch)
+        except MailboxError:
+            return None
+
+    def _name_switch(self, nodename: str, cclass: str) -> None:
+        if self._is_peer:
+            self.slots.name(self._switch, nodename, cclass)
+
+    def _name_newcomer(self, peer: int) -> None:
+        if not self.slots.cclass(peer):
+            self.slots.name(peer, self.slots.nodename(peer), NEWCOMER)
+
+    # Messages
+
+    def receive(self, peer: int) -> str | None:
+        """The message in the peer's slot, None if there is none; it is to be acknowledged when it was dealt with.
+
+        Raises MailboxError if what stands there is none.
+        """
+        text = self.slots.peek(peer)
+        try:
+            return None if text is None else text.decode()
+        except UnicodeDecodeError as e:
+            raise MailboxError("it is no UTF-8") from e
+
+    def acknowledge(self, peer: int) -> None:
+        """The message in the peer's slot was dealt with: its owner may send again."""
+        self.slots.acknowledge(peer)
+
+    def send(self, peer: int, text: str) -> None:
+        """Sends a message as soon as those before it are acknowledged.
+
+        One for a peer for whom QUEUED wait already is logged, and not sent. Raises MailboxError if it is too long.
+        """
+        message = _Outgoing(peer, text.encode())
+        if len(message.text) > MAX_TEXT:
+            raise MailboxError(f"a message of {len(message.text)} bytes to peer {peer}; at most {MAX_TEXT} fit")
+        if sum(waiting.peer == peer for waiting in self._queue) >= QUEUED:
+            self._log("message not sent: the peer takes none", peer=peer)
+            return
+        self._queue.append(message)
+        self.send_next()
+
+    def send_next(self) -> bool:
+        """Looks whether the last message was acknowledged, or has had its time, and sends the next; whether it did."""
+        now, sent = time.monotonic(), False
+        while True:
+            if self._waiting is not None:
+                peer, until = self._waiting
+                if self.slots.pending(self._switch):
+                    if now < until:
+                        self.due = now + LOOK_AGAIN
+                        return sent
+                    self._log("message not taken in time", peer=peer)
+                self._waiting = None
+            if not self._queue:
+                self.due = None
+                return sent
+            sent = True
+            message = self._queue.popleft()
+            self.slots.put(self._switch, message.text, message.peer)
+            self._waiting = message.peer, now + TAKE_WITHIN
+            self._ring(message.peer, self._switch)
