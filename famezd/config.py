@@ -341,6 +341,8 @@ class FabricSettings(_Model):
             why = f"is for personality genz only, not for {self.personality}: leave it out"
             yield Mistake(("genz",), why, frozenset({"personality"}))
         yield from self._backing_mistakes()
+        yield from list_mistakes(self)
+        yield from self._pin_mistakes()
 
     def _personality_mistakes(self, personality: type[Personality]) -> Iterator[Mistake]:
         limits = frozenset({"personality", "peers", "vectors"})
@@ -353,9 +355,6 @@ class FabricSettings(_Model):
             enough = f"{kinds.in_units(least)} for {self.peers} peers with personality {self.personality}"
             message = f"must be at least {enough}, not {kinds.in_units(size)}"
             yield Mistake(("mailbox", "size"), message, frozenset({"personality", "peers"}))
-        yield from self._backing_mistakes()
-        yield from list_mistakes(self)
-        yield from self._pin_mistakes()
 
     def _pin_mistakes(self) -> Iterator[Mistake]:
         if self.pins and self.ports == "fresh":

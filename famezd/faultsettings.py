@@ -36,7 +36,7 @@ from famezd.yamlmarks import Document
 if TYPE_CHECKING:
     from famezd.config import FabricSettings
 
-_IDS = frozenset({"personality", "peers", "ports"})
+_IDS = frozenset({"personality", "peers", "ports", "genz.silent"})
 """What decides which ids there are."""
 
 
@@ -139,11 +139,13 @@ def _no_peer(peer: int | str, fabric: FabricSettings) -> str:
     """Say why `peer` is none of the fabric's, "" if it is one."""
     personality = kinds.personality_class(fabric.personality)
     first, switch = personality.first_id, personality.first_id + fabric.peers
-    if peer == "*" or (peer == "switch" and personality.is_peer):
+    is_peer = personality.is_peer and not fabric.silent
+    if peer == "*" or (peer == "switch" and is_peer):
         return ""
     if peer == "switch":
-        return f"must be a peer, and with personality {fabric.personality} the switch is none"
-    if peer == switch and personality.is_peer:
+        silent = " and silent" if fabric.silent else ""
+        return f"must be a peer, and with personality {fabric.personality}{silent} the switch is none"
+    if peer == switch and is_peer:
         return f"must be written switch: {peer} is the id of the switch"
     last = switch - 1 if fabric.ports == "sticky" or personality.fixed_ids else MAX_PEER_ID
     return "" if first <= int(peer) <= last else f"must be one of this fabric's ids, {first} to {last}, not {peer}"

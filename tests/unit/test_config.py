@@ -269,6 +269,10 @@ FABRIC_MISTAKES = [
     ("personality: genz\ngenz: {sid: 65536}", "2:13: genz.sid: must be an integer from 0 to 65535, not 65536"),
     ("personality: genz\ngenz: {sids: 1}", "2:8: genz.sids: unknown key, did you mean 'sid'?"),
     ("options: 1", "1:10: options: {options}, not 1"),
+    (
+        "personality: genz\ngenz: {silent: true}\nfaults: [{dst: switch, drop: 1}]",
+        "3:16: faults[0].dst: must be a peer, and with personality genz and silent the switch is none",
+    ),
     ("options: {1: a}", "1:14: options.1: this personality has no such option: leave it out"),
     ("options: {a: [1]}", "1:10: options: {options}, not a mapping"),
     ("options: {a: 1}", "1:14: options.a: this personality has no such option: leave it out"),
