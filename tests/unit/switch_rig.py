@@ -48,7 +48,11 @@ class Rig:
         self.slots = Slots(self.mapped)
         self.page = Page.create("test", self.settings.shape(switch=has_switch(personality, self.settings)))
         self.state_page = StatePage.create("test")
-        self.switch = self._new()
+        try:
+            self.switch = self._new()
+        except BaseException:
+            self.close()
+            raise
         self.switch.started()
         for peer in range(1, members + 1):
             self.switch.joined(peer)
@@ -130,3 +134,4 @@ class Rig:
         os.close(self._memory)
         self.page.close()
         self.state_page.close()
+        self.logger.close()
