@@ -346,7 +346,9 @@ def test_a_worker_that_dies_again_and_again_is_reported_and_served_when_it_can_b
                 eventually(lambda: dies(famezd, "lab"), "it is reported as failed", patience=60)
                 status = famezd.ctl("status")
                 assert status.returncode == 3
-                assert "fabric lab is not served: its worker died 5 times in a row (killed by signal" in status.stdout
+                # It may have died once more since.
+                failure = r"fabric lab is not served: its worker died \d+ times in a row \(killed by signal"
+                assert re.search(failure, status.stdout)
                 assert famezd.metrics("famez_fabric_up", "fabric") == {("lab",): 0, ("plain",): 1}
         assert famezd.ctl("restart", "lab").returncode == 0
         assert famezd.ctl("status").returncode == 0
