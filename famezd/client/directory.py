@@ -54,7 +54,7 @@ class Directory:
     def name(self, peer: int) -> str:
         """What a peer is called in print: node name and id, or the id alone."""
         nodename, _ = self.members.get(peer, ("", ""))
-        return f"{nodename} ({peer})" if nodename else f"peer {peer}"
+        return called(peer, nodename)
 
     def words(self) -> list[str]:
         """Every destination that `find_all` understands, ids left out where a name says the same."""
@@ -78,3 +78,8 @@ class Directory:
     def _known(self) -> str:
         known = [f"{peer} ({nodename})" if nodename else str(peer) for peer, (nodename, _) in self.members.items()]
         return ", ".join(known)
+
+
+def called(peer: int, nodename: str) -> str:
+    """What a peer with this node name, "" for none, is called in print."""
+    return f"{nodename} ({peer})" if nodename else f"peer {peer}"

@@ -53,8 +53,8 @@ Answer = Callable[[Message], str | None]
 class Mailbox:
     """The messages of one peer; also its name in the mailbox while it is there.
 
-    With `answer` every message that comes is answered, during whichever call it comes. It maps no memory: a mailbox
-    that somebody cuts short reads as empty, and kills nobody who uses this.
+    With `answer` every message that comes is answered, during whichever call it comes; it is asked before the message
+    is acknowledged. It maps no memory: a mailbox that somebody cuts short reads as empty, and kills nobody who uses it.
     """
 
     def __init__(self, peer: Peer, *, nodename: str = "", answer: Answer | None = None) -> None:
@@ -237,14 +237,17 @@ class Mailbox:
 
     def _take(self, slot: int) -> None:
         try:
-            text = self.slots.take(slot)
+            text = self.slots.peek(slot)
         except MailboxError:
             # Whoever wrote nonsense there gets no answer; its slot is free again.
+            self.slots.acknowledge(slot)
             return
         if text is None:
             return
         message = Message(slot, text.decode(errors="replace"))
         answer = None if self._answer is None or len(self._answers) >= ANSWERS else self._answer(message)
+        # Last: whoever only came to say this goes now, and takes its name with it.
+        self.slots.acknowledge(slot)
         if answer is not None:
             self._answers.append(_Answer(slot, answer))
             message = message._replace(answer=answer)

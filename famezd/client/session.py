@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from famezd.client.component import Component
-from famezd.client.directory import Directory
+from famezd.client.directory import Directory, called
 from famezd.client.mailbox import Mailbox, Message
 from famezd.client.peer import ClientError, Event, Peer
 from famezd.mailbox import MailboxError
@@ -19,6 +19,7 @@ class Session:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.component = Component()
+        self._called: dict[int, str] = {}
         try:
             self._mailbox: Mailbox | None = Mailbox(peer, answer=self._answer)
         except MailboxError:
@@ -64,8 +65,9 @@ class Session:
         return Directory(dict.fromkeys([*self.peer.peers, self.peer.id], ("", "")), self.peer.id, None)
 
     def name(self, peer: int) -> str:
-        """What a peer is called in print."""
-        return self.directory().name(peer)
+        """What a peer is called in print; one that has gone, what it was called when it last said something."""
+        directory = self.directory()
+        return directory.name(peer) if peer in directory.members else self._called.get(peer, directory.name(peer))
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Waits as `Peer.wait` does, and deals with what comes; it may return nothing, and early."""
@@ -85,6 +87,7 @@ class Session:
         return self._mailbox is not None and self._mailbox.busy
 
     def _answer(self, message: Message) -> str | None:
+        self._called[message.src] = called(message.src, self.mailbox.slots.nodename(message.src))
         before = self.component.configuration
         answer = self.component.answer(message)
         if self.component.configuration is not before:
