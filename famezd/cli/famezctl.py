@@ -20,6 +20,13 @@ from famezd.cli.drawing import show_switch
 from famezd.errors import FamezError
 
 _EPILOG = """\
+examples:
+  famezctl status                               all fabrics, and whether they are served
+  famezctl peers lab                            who is on the fabric lab
+  famezctl qemu lab                             what to start QEMU with, for a machine there
+  famezctl fault add lab 1 2 --drop 10%         lose a tenth of what peer 1 rings peer 2
+  famezctl reload                               have changed files in force, unless there is a mistake in them
+
 exit status: 0 done; 1 not done, standard error says why; 2 wrong usage; 3 done, but a fabric is not served as it should
 be (status, reload)
 """
@@ -42,7 +49,7 @@ class ControlError(FamezError):
 
 def main() -> int:
     """Runs one verb; returns its exit status."""
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     path = arguments.socket or default_control_socket()
     try:
         answers = arguments.ask(path, arguments)
@@ -108,7 +115,8 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What reads the arguments."""
     parser = argparse.ArgumentParser(
         prog="famezctl",
         description="See what a running famezd serves, and tell it what to do.",
