@@ -311,6 +311,7 @@ class FabricSettings(_Model):
         default={},
         description="With sticky ports: ports that are kept for somebody, so that a machine has the same id each time.",
         examples=[{"3": {"user": "alice"}, "4": {"socket": True}}],
+        json_schema_extra={"additionalProperties": False},
     )
 
     genz: Genz = Field(default_factory=Genz, description="The Gen-Z switch: for personality genz only.")

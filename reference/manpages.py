@@ -26,7 +26,7 @@ def man_pages() -> dict[str, str]:
         "COMMANDS": lambda name: _commands(commands[name]),
         "MAIN-SETTINGS": lambda _: _settings(sections(MainSettings)),
         "FABRIC-SETTINGS": lambda _: _settings(sections(FabricSettings)),
-        "FILES": lambda _: "\n".join(_file(name, text) for name, text in EXAMPLES.items()),
+        "FILES": lambda _: "\n.Pp\n".join(_file(name, text) for name, text in EXAMPLES.items()),
         "EXAMPLES": lambda name: _examples(commands[name]),
         "EXIT-STATUS": lambda name: _statuses(commands[name]),
     }
@@ -107,7 +107,7 @@ def _statuses(command: Command) -> str:
 
 def _file(name: str, example: str) -> str:
     lines = [escaped(line) for line in example.rstrip().splitlines()]
-    return "\n".join([".Pp", f".Pa /etc/famez/{name} :", ".Bd -literal -offset indent", *lines, ".Ed"])
+    return "\n".join([f".Pa /etc/famez/{name} :", ".Bd -literal -offset indent", *lines, ".Ed"])
 
 
 def text(prose: str) -> str:
