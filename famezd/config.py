@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
@@ -452,12 +452,16 @@ class Config(MainSettings):
 
 def main_schema() -> JsonSchemaValue:
     """Return the JSON Schema of famezd.yaml."""
-    return MainSettings.model_json_schema()
+    return _schema(MainSettings)
 
 
 def fabric_schema() -> JsonSchemaValue:
     """Return the JSON Schema of a file in fabrics.d."""
-    return FabricSettings.model_json_schema()
+    return _schema(FabricSettings)
+
+
+def _schema(model: type[_Model]) -> JsonSchemaValue:
+    return {"$schema": GenerateJsonSchema.schema_dialect, **model.model_json_schema()}
 
 
 def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:

@@ -74,6 +74,7 @@ def _commands(command: Command) -> str:
         items += [" ".join(head), text(sub.description or sub.help)]
         if options:
             items.append(_options(options))
+        items += [f".Dl {escaped(example.line)}" for example in sub.examples]
     return "\n".join([*items, ".El"])
 
 

@@ -13,7 +13,6 @@ from reference.manpages import man_pages
 from reference.markdown import configuration, metrics
 
 ROOT = Path(__file__).parents[1]
-_DIALECT: JsonSchemaValue = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
 def outputs() -> dict[str, str]:
@@ -22,7 +21,7 @@ def outputs() -> dict[str, str]:
     return {
         **{f"packaging/man/{name}": text for name, text in man_pages().items()},
         **{f"packaging/completions/{name}": text for name, text in completions().items()},
-        **{f"packaging/schema/{name}.schema.json": _json(_DIALECT | schema) for name, schema in schemas.items()},
+        **{f"packaging/schema/{name}.schema.json": _json(schema) for name, schema in schemas.items()},
         "docs/configuration.md": configuration(),
         "docs/metrics.md": metrics(),
     }

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from famezd import __version__
 from famezd.cli.drawing import show_switch
+from famezd.cli.lessons import teach
 from famezd.errors import FamezError
 
 _EPILOG = """\
@@ -157,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
     qemu.add_argument("fabric", metavar="FABRIC")
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
+    teach(verbs)
     return parser
 
 
