@@ -116,9 +116,11 @@ def _zsh_option(option: Option) -> str:
     if option.value:
         text += f":{_zsh_escaped(option.value)}:{_zsh_action(option.wanted)}"
     others = f"({' '.join(option.flags)})"
-    if len(option.flags) == 1:
-        return shlex.quote(f"{others}{option.flags[0]}{text}")
-    return f"{shlex.quote(others)}{{{','.join(option.flags)}}}{shlex.quote(text)}"
+    # With = behind it the value may stand in the same word.
+    flags = [f"{flag}=" if option.value and flag.startswith("--") else flag for flag in option.flags]
+    if len(flags) == 1:
+        return shlex.quote(f"{others}{flags[0]}{text}")
+    return f"{shlex.quote(others)}{{{','.join(flags)}}}{shlex.quote(text)}"
 
 
 def _zsh_action(wanted: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
@@ -73,6 +74,8 @@ class Place:
 
     def bash(self, line: str) -> list[str]:
         words = shlex.split(line) + ([""] if line.endswith(" ") else [])
+        # As bash does at what is in COMP_WORDBREAKS.
+        words = [part for word in words for part in re.split("(=)", word)]
         return self.run("bash", "-c", BASH, "bash", COMPLETIONS / "bash" / words[0], *words)
 
     def fish(self, line: str) -> list[str]:
@@ -150,3 +153,4 @@ def test_files(offered: Ask) -> None:
 
 def test_nobody_to_ask(offered: Ask) -> None:
     assert offered("famezctl -s /nowhere.sock peers ") == set()
+    assert offered("famezctl --socket=/nowhere.sock peers ") == set()

@@ -6,7 +6,8 @@ set -g __famez_client_paths famez-client famez-client/help famez-client/who fame
 # Prints where on the line the cursor is: the path of subcommands, and the number of the argument there, such as
 # "famezctl/fault/add 2"; then the control socket and the fabric, if they are named.
 function __famez_client_where
-    set -l words (commandline -opc)
+    # --option=value as two words.
+    set -l words (string replace -r -- '^(--[\w-]+)=' '$1'\n (commandline -opc))
     set -l path famez-client
     set -l pending ''
     set -l control ''
