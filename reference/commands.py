@@ -119,8 +119,8 @@ def from_parser(parser: argparse.ArgumentParser, text: str = "") -> Command:
 
 
 def _statuses(epilog: str) -> tuple[tuple[str, str], ...]:
-    """Those of "exit status: 0 done; 1 not done", a paragraph of its own."""
-    found = re.search(r"^exit status: (.*?)(?:\n\n|\Z)", epilog, re.MULTILINE | re.DOTALL)
+    """Those of "exit status: 0 done; 1 not done", a sentence that begins a line."""
+    found = re.search(r"^exit status: (.*?)(?:\.\s|\n\n|\Z)", epilog, re.MULTILINE | re.DOTALL)
     statuses = re.split(r"; (?=[0-9]+ )", " ".join(found[1].split())) if found else []
     return tuple((number, meaning) for number, _, meaning in (status.partition(" ") for status in statuses))
 

@@ -21,13 +21,6 @@ from famezd.cli.lessons import teach
 from famezd.errors import FamezError
 
 _EPILOG = """\
-examples:
-  famezctl status                               all fabrics, and whether they are served
-  famezctl peers lab                            who is on the fabric lab
-  famezctl qemu lab                             what to start QEMU with, for a machine there
-  famezctl fault add lab 1 2 --drop 10%         lose a tenth of what peer 1 rings peer 2
-  famezctl reload                               have changed files in force, unless there is a mistake in them
-
 exit status: 0 done; 1 not done, standard error says why; 2 wrong usage; 3 done, but a fabric is not served as it should
 be (status, reload)
 """
@@ -118,6 +111,12 @@ class _Unix(http.client.HTTPConnection):
 
 def make_parser() -> argparse.ArgumentParser:
     """What reads the arguments."""
+    parser = _parser()
+    teach(parser)
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="famezctl",
         description="See what a running famezd serves, and tell it what to do.",
@@ -158,7 +157,6 @@ def make_parser() -> argparse.ArgumentParser:
     qemu.add_argument("fabric", metavar="FABRIC")
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
-    teach(verbs)
     return parser
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final, NamedTuple, TypeAlias
-
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from typing import Final, NamedTuple
 
 
 class Lesson(NamedTuple):
@@ -17,6 +15,16 @@ class Lesson(NamedTuple):
 
 
 LESSONS: Final = {
+    "": Lesson(
+        "",
+        (
+            ("famezctl status", "all fabrics, and whether they are served"),
+            ("famezctl peers lab", "who is on the fabric lab"),
+            ("famezctl qemu lab", "what to start QEMU with, for a machine there"),
+            ("famezctl fault add lab 1 2 --drop 10%", "lose a tenth of what peer 1 rings peer 2"),
+            ("famezctl reload", "have changed files in force, unless there is a mistake in them"),
+        ),
+    ),
     "status": Lesson(
         "What waits for a restart, and why a fabric has failed, stands below the table.",
         (("famezctl status", "exit status 3 if a fabric is not served"),),
@@ -69,24 +77,22 @@ LESSONS: Final = {
 }
 
 
-def teach(verbs: Verbs, above: str = "") -> None:
-    """Gives each verb, and those below it, a description and examples."""
-    for choice in verbs._choices_actions:
-        parser, name = verbs.choices[choice.dest], f"{above}{choice.dest}"
-        text, examples = LESSONS.get(name, Lesson("", ()))
-        said = choice.help or ""
+def teach(parser: argparse.ArgumentParser, verb: str = "", said: str = "") -> None:
+    """Gives famezctl's parser examples, and each verb below it examples and a description.
+
+    `verb` is which it is, "" for famezctl itself, and `said` what stands in the list of verbs.
+    """
+    text, examples = LESSONS.get(verb, Lesson("", ()))
+    if verb:
         parser.description = f"{said[:1].upper()}{said[1:]}.\n\n{text}".strip()
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        if examples:
-            width = max(len(line) for line, _ in examples)
-            shown = "\n".join(f"  {line:<{width}}  {what}" for line, what in examples)
-            parser.epilog = f"examples:\n{shown}\n\n{parser.epilog or ''}".rstrip()
-        _teach_arguments(parser, name)
-
-
-def _teach_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    if examples:
+        width = max(len(line) for line, _ in examples)
+        shown = "\n".join(f"  {line:<{width}}  {what}" for line, what in examples)
+        parser.epilog = f"examples:\n{shown}\n\n{parser.epilog or ''}".rstrip()
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            teach(action, f"{name} ")
+            for choice in action._choices_actions:
+                teach(action.choices[choice.dest], f"{verb} {choice.dest}".strip(), choice.help or "")
         elif action.metavar == "FABRIC" and action.help is None:
             action.help = "the fabric's name"

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from famezd.cli import famez_client, famez_server, famezctl, famezd
+from famezd.cli.lessons import LESSONS
 from famezd.client.grammar import understand
 from famezd.config import ConfigError, FabricSettings, MainSettings, Problem, load
 from famezd.faults import KINDS
@@ -208,6 +209,10 @@ class TestHelp:
         for path, sub in command.walk():
             assert sub.help, path
             assert all(option.help for option in sub.options), path
+
+    def test_every_lesson_is_of_a_verb(self) -> None:
+        verbs = {" ".join(path.split("/")[1:]) for path, _ in COMMANDS["famezctl"].walk()}
+        assert LESSONS.keys() - verbs == set()
 
     def test_verbs_are_explained_in_sentences_and_by_examples(self) -> None:
         for path, sub in COMMANDS["famezctl"].walk():
