@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from famezd import __version__
 from famezd.cli.drawing import show_switch
-from famezd.cli.lessons import teach
+from famezd.cli.lessons import taught
 from famezd.errors import FamezError
 
 _EPILOG = """\
@@ -111,12 +111,6 @@ class _Unix(http.client.HTTPConnection):
 
 def make_parser() -> argparse.ArgumentParser:
     """What reads the arguments."""
-    parser = _parser()
-    teach(parser)
-    return parser
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="famezctl",
         description="See what a running famezd serves, and tell it what to do.",
@@ -157,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     qemu.add_argument("fabric", metavar="FABRIC")
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
-    return parser
+    return taught(parser)
 
 
 def _add_fault_verbs(fault: argparse.ArgumentParser) -> None:

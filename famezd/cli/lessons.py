@@ -77,7 +77,13 @@ LESSONS: Final = {
 }
 
 
-def teach(parser: argparse.ArgumentParser, verb: str = "", said: str = "") -> None:
+def taught(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser of famezctl, which teaches all that there is."""
+    _teach(parser, "", "")
+    return parser
+
+
+def _teach(parser: argparse.ArgumentParser, verb: str, said: str) -> None:
     """Gives famezctl's parser examples, and each verb below it examples and a description.
 
     `verb` is which it is, "" for famezctl itself, and `said` what stands in the list of verbs.
@@ -93,6 +99,6 @@ def teach(parser: argparse.ArgumentParser, verb: str = "", said: str = "") -> No
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
-                teach(action.choices[choice.dest], f"{verb} {choice.dest}".strip(), choice.help or "")
+                _teach(action.choices[choice.dest], f"{verb} {choice.dest}".strip(), choice.help or "")
         elif action.metavar == "FABRIC" and action.help is None:
             action.help = "the fabric's name"
