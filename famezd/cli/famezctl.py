@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from famezd import __version__
 from famezd.cli.drawing import show_switch
+from famezd.cli.lessons import taught
 from famezd.errors import FamezError
 
 _EPILOG = """\
@@ -42,7 +43,7 @@ class ControlError(FamezError):
 
 def main() -> int:
     """Runs one verb; returns its exit status."""
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     path = arguments.socket or default_control_socket()
     try:
         answers = arguments.ask(path, arguments)
@@ -108,7 +109,8 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What reads the arguments."""
     parser = argparse.ArgumentParser(
         prog="famezctl",
         description="See what a running famezd serves, and tell it what to do.",
@@ -149,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     qemu.add_argument("fabric", metavar="FABRIC")
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
-    return parser
+    return taught(parser)
 
 
 def _add_fault_verbs(fault: argparse.ArgumentParser) -> None:
