@@ -398,6 +398,10 @@ class Fabric:
         newcomer: Peer | None = member
         if own and marked(own)[1] == self.vectors:
             newcomer = next((m for m in self.members.values() if told_at(member.place, m.place) == doubt), None)
+            told, sent = marked(words[doubt]) if words[doubt] else (-1, 0)
+            if newcomer is not None and sent and told != newcomer.id:
+                # It was the departure of who had the place before.
+                newcomer = None
         if newcomer is None:
             words[doubt] = 0
         else:
