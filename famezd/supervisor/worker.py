@@ -120,6 +120,7 @@ class Worker:
         self._successor: Process | None = None
         self._succession = asyncio.Lock()
         self._last_line = ""
+        self._told_faults = ""
         for descriptor in shelf.kept.get(STATS, ()):
             self._look_at(descriptor)
         for descriptor in shelf.kept.get(STATE, ()):
@@ -148,13 +149,18 @@ class Worker:
             return ""
 
     def start(self) -> None:
-        """Starts a worker process."""
+        """Starts a worker process; where that is not possible now, it is tried again as if it had died."""
         self._cancel_timer()
         if self.state is not State.FAILED:
             self._to(State.STARTING)
         self.settled.clear()
-        self._process.start(self.settings, self._shelf.kept, self._environ)
-        self._expect_within(START_WITHIN)
+        self._told_faults = self.settings.faults
+        try:
+            self._process.start(self.settings, self._shelf.kept, self._environ)
+        except OSError as e:
+            self._start_again(f"it cannot be started: {e.strerror}")
+        else:
+            self._expect_within(START_WITHIN)
 
     def stop(self) -> None:
         """Asks the worker to stop; `settled` tells when it has. What it served can be gone on with."""
@@ -212,12 +218,16 @@ class Worker:
         self.faults, self.settings = faults, self.settings._replace(faults=faults.text)
         if self.state is State.SERVING and self._process.pid:
             serving = self._process
-            serving.order(f"faults {faults.text}")
+            self._tell_faults()
             try:
                 await serving.answer("faults", STOP_WITHIN)
             except OrderError:
                 if serving.pid:
                     raise
+
+    def _tell_faults(self) -> None:
+        self._told_faults = self.settings.faults
+        self._process.order(f"faults {self._told_faults}")
 
     async def succeed(self, fabric: Fabric) -> float:
         """Has another process go on with the fabric, defined as `fabric`; returns the seconds for which nobody served.
@@ -267,6 +277,7 @@ class Worker:
         self.settled.clear()
         self._process, self._successor = new, None
         self._define(fabric)
+        self._told_faults = self.settings.faults
         new.order("go")
         self._expect_within(START_WITHIN)
         await self.settled.wait()
@@ -322,6 +333,9 @@ class Worker:
             self.failure = ""
             self._to(State.SERVING)
             self._served_since = time.monotonic()
+            if self._told_faults != self.settings.faults:
+                # They were changed while it started.
+                self._tell_faults()
         if self.state is State.SERVING:
             self.settled.set()
             self._expect_within(WATCHDOG)
