@@ -5,6 +5,7 @@ the worker answers, when it has done it, by telling its manager `X_FAMEZ=<order>
 
     wait          found there at the start: prepare to succeed a worker that serves still, but go on only when told `go`
     go            that one has ended
+    stay away     it goes on after all, or nobody does: leave nothing behind
     hold          a successor prepares: nobody comes or goes, and nothing new is begun
     carry on      it failed
     park          it is ready: touch nothing any more, and wait for the end
@@ -206,9 +207,14 @@ class Worker:
     def _board(self, misfits: list[str] | None, serving: socket.socket | None) -> None:
         """Takes the fabric over, or begins it; where a worker serves still, the channel by which its end is told."""
         if misfits == []:
-            self._fabric.prepare()
-            if serving is not None:
-                self._await_end(serving)
+            try:
+                self._fabric.prepare()
+                if serving is not None:
+                    self._await_end(serving)
+            except (FamezError, OSError):
+                if serving is not None:
+                    self._doors.withdraw()
+                raise
             self._fabric.resume()
             self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
         else:

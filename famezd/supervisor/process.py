@@ -105,6 +105,15 @@ class Process:
         finally:
             self._answers.pop(order, None)
 
+    async def dismiss(self, within: float) -> None:
+        """Ends one that waits to succeed another; one that has not ended within so many seconds is killed."""
+        if self.pid:
+            self.order("stay away")
+            try:
+                await asyncio.wait_for(self.over.wait(), within)
+            except TimeoutError:
+                self.kill()
+
     def hear_answer(self, order: str) -> None:
         """It says that it has done what it was told."""
         answer = self._answers.get(order)
