@@ -188,8 +188,9 @@ class Relay:
 
     def redeliver(self) -> None:
         """Delivers what a killed worker had in flight, once more, and settles its counter; and all that it held up."""
-        self.faults.begin()
+        # Before rules are given places in the page: what was decided may still have to be written there.
         pending = self._page.recover()
+        self.faults.begin()
         if pending is not None:
             counter = pending.bell + self._shape.doorbells_at
             receiver = self._receiver_of(counter)

@@ -275,6 +275,8 @@ class Worker:
                 old.kill()
                 await old.over.wait()
         if self.state is not State.SERVING:
+            # It is parked, and would hear of nothing any more.
+            old.kill()
             raise OrderError("famezd is stopping")
         self.settled.clear()
         self._process, self._successor = new, None
