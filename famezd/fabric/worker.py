@@ -77,7 +77,7 @@ class Worker:
         given = inherited()
         self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
         self._manager.confirms = self._supervisor is not None
-        succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
+        succeeding = self._supervisor is not None and _is_to_succeed(self._supervisor)
         ark = Ark(self._manager, given) if self._manager.listens else None
         page = self._find_page(given, personality)
         former = None if ark is None else charter(ark)
@@ -413,6 +413,15 @@ def _read_order(supervisor: socket.socket, *, wait: bool = False) -> str | None:
         return None
     except ConnectionError:
         return ""
+
+
+def _is_to_succeed(supervisor: socket.socket) -> bool:
+    """Whether another worker serves still; raises StartError if the supervisor is gone."""
+    order = _read_order(supervisor)
+    if order == "":
+        # The next one may have started another worker.
+        raise StartError("the supervisor is gone")
+    return order == "wait"
 
 
 def _catch_signals() -> socket.socket:

@@ -41,6 +41,7 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._lines = LinePipe(line)
         self._answers: dict[str, asyncio.Future[None]] = {}
+        self._waits = False
 
     def start(
         self,
@@ -105,17 +106,19 @@ class Process:
         finally:
             self._answers.pop(order, None)
 
-    async def dismiss(self, within: float) -> None:
-        """Ends one that waits to succeed another; one that has not ended within so many seconds is killed."""
-        if self.pid:
+    def dismiss(self) -> None:
+        """Ends one that was to succeed another: in good order if it waits for its turn, else at once.
+
+        While it prepares it reads the ark, and one that is started after it must not find it doing so.
+        """
+        if self._waits:
             self.order("stay away")
-            try:
-                await asyncio.wait_for(self.over.wait(), within)
-            except TimeoutError:
-                self.kill()
+        else:
+            self.kill()
 
     def hear_answer(self, order: str) -> None:
         """It says that it has done what it was told."""
+        self._waits = order == "wait"
         answer = self._answers.get(order)
         if answer is not None and not answer.done():
             answer.set_result(None)

@@ -165,7 +165,7 @@ class Worker:
     def stop(self) -> None:
         """Asks the worker to stop; `settled` tells when it has. What it served can be gone on with."""
         if self._successor is not None:
-            self._successor.order("stay away")
+            self._successor.dismiss()
         if self._process.pid:
             self.settled.clear()
             self._to(State.STOPPING)
@@ -243,13 +243,11 @@ class Worker:
                 await self._prepare(old, new, worker_settings(fabric, self.faults.fitting(fabric).text))
                 return await self._hand_over(old, new, fabric)
             except (OrderError, OSError) as e:
-                # From now on a death of the old one is as any other.
-                self._successor = None
+                new.dismiss()
                 if old.pid:
                     old.order("carry on")
                 elif self.state is State.SERVING:
                     self._start_again("while it was to be succeeded")
-                await new.dismiss(STOP_WITHIN)
                 raise OrderError(f"fabric {self.fabric.name}: another process cannot take over: {e}") from e
             finally:
                 self._successor = None
