@@ -312,11 +312,7 @@ class Worker:
                 if process is not None and process.pid == notification.pid:
                     process.hear_answer(told["X_FAMEZ"])
         if told.get("FDSTORE") == "1":
-            self._shelf.keep(told.get("FDNAME", "stored"), notification.descriptors)
-            if told.get("FDNAME") == STATS:
-                self._look_at(notification.descriptors[0])
-            elif told.get("FDNAME") == STATE:
-                self._look_at_state(notification.descriptors[0])
+            self._keep(told.get("FDNAME", "stored"), notification.descriptors)
         elif told.get("BARRIER") == "1":
             notification.confirm()
         else:
@@ -329,6 +325,17 @@ class Worker:
             self._serves()
         if told.get("WATCHDOG") == "1" and self.state is State.SERVING and notification.pid == self._process.pid:
             self._expect_within(WATCHDOG)
+
+    def _keep(self, name: str, descriptors: list[int]) -> None:
+        if not descriptors:
+            # What is kept under that name may still be good.
+            self._log.error("no descriptor is free for what is to be kept: raise the limit of open files", stored=name)
+            return
+        self._shelf.keep(name, descriptors)
+        if name == STATS:
+            self._look_at(descriptors[0])
+        elif name == STATE:
+            self._look_at_state(descriptors[0])
 
     def _serves(self) -> None:
         if self.state in (State.STARTING, State.FAILED):

@@ -1,6 +1,7 @@
 """What the supervisor's side of a worker decides by itself."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from famezd.fabric.listener import identity, unlink
 from famezd.fabric.settings import Settings
+from famezd.notify import Notification
 from famezd.supervisor.process import Process
 from famezd.supervisor.worker import Worker
 from tests.unit.test_worker_log import a_worker
@@ -32,6 +34,20 @@ def test_a_timer_that_is_late_kills_nobody_until_it_is_due_again(
         while not killed:
             await asyncio.sleep(0.001)
         assert killed == [worker]
+
+    with capture_logs():
+        asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_what_there_was_no_descriptor_for_takes_the_place_of_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        worker = await a_worker(tmp_path)
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        worker.hear(Notification(1, {"FDSTORE": "1", "FDNAME": "mailbox"}, [descriptor]))
+        worker.hear(Notification(1, {"FDSTORE": "1", "FDNAME": "mailbox"}, []))
+        worker.hear(Notification(1, {"FDSTORE": "1", "FDNAME": "stats"}, []))
+        assert dict(worker._shelf.kept) == {"mailbox": [descriptor]}
+        worker._shelf.forget("mailbox")
 
     with capture_logs():
         asyncio.run(asyncio.wait_for(test(), 10))
