@@ -313,7 +313,7 @@ class Worker:
                     process.hear_answer(told["X_FAMEZ"])
         if told.get("FDSTORE") == "1":
             self._keep(told.get("FDNAME", "stored"), notification.descriptors)
-        elif told.get("BARRIER") == "1":
+        elif told.get("BARRIER") == "1" and self._shelf.handed_on():
             notification.confirm()
         else:
             notification.close()
