@@ -228,6 +228,17 @@ def test_a_killed_worker_is_replaced_and_its_peers_stay(famezd: Famezd) -> None:
     assert "fabric resumed" in famezd.log.read_text()
 
 
+def test_it_uses_all_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
+    """Its manager takes none of one whose workers have more in flight than its own soft limit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with Famezd(tmp_path, {"lab": LAB}) as famezd:
+            assert resource.prlimit(famezd.process.pid, resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 @pytest.mark.parametrize("more", [0, 2, 4, 6])
 def test_a_worker_that_cannot_be_started_for_want_of_descriptors_is_started_later(famezd: Famezd, more: int) -> None:
     """Whatever the first thing is for which there is none."""
