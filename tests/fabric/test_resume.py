@@ -225,6 +225,20 @@ def test_the_switch_answers_what_it_was_asked_while_nobody_served(lineage: Linea
         mailbox.close()
 
 
+@pytest.mark.parametrize("lineage", KINDS[:1], indirect=True, ids="-".join)
+def test_a_departure_that_was_written_down_and_not_counted_is_counted(lineage: Lineage) -> None:
+    with closing(lineage.member()), ExitStack() as stack:
+        lineage.member().close()
+        lineage.worker.await_total("left_hangup", 1)
+        lineage.kill()
+        page = stack.enter_context(closing(Page.open(os.dup(lineage.worker.kept[STATS][0]), writable=True)))
+        # As it is when the worker is killed between the two.
+        page.words[page.total_at("left_hangup")] = 0
+        lineage.succeed()
+        totals = lineage.worker.totals
+        assert (totals["joins"], totals["left_hangup"]) == (2, 1)
+
+
 def test_a_departure_in_doubt_is_not_told_again_where_somebody_else_has_the_place_by_now(folder: Path) -> None:
     """A machine dies of a second one. The first may have been sent to one that read nothing for long."""
     with ExitStack() as stack:
