@@ -408,6 +408,8 @@ class _Watchman:
         """Ends the watch for good: a timer that outlived the interpreter's handlers would kill the process."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        # It is the relay's, which has us: neither would go before somebody looked for such pairs.
+        self._may_stand_still = bool
 
     def _look(self, _signal: int, _frame: FrameType | None) -> None:
         # A doorbell in flight is one of a kind: its counter never has the same old value again.
