@@ -354,6 +354,22 @@ class FileMemory:
         """Lets go of the memory; the descriptor stays the caller's."""
 
 
+class OwnMemory(FileMemory):
+    """The same through an open file of its own.
+
+    All who were handed one open file share its flags, and where one of them sets O_APPEND, what the others write to
+    anywhere goes behind the end.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Raises OSError if the file cannot be opened anew: it may be another user's."""
+        super().__init__(os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC))
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._descriptor)
+
+
 class MappedMemory(FileMemory):
     """Shared memory that only a mapping can write to, as on hugetlbfs, and still no truncation hurts the writer.
 
@@ -389,7 +405,10 @@ def outliving_memory(descriptor: int) -> FileMemory:
     except OSError:
         # A file on hugetlbfs cannot be written but through a mapping.
         return MappedMemory(descriptor)
-    return FileMemory(descriptor)
+    try:
+        return OwnMemory(descriptor)
+    except OSError:
+        return FileMemory(descriptor)
 
 
 def slots_size(peers: int) -> int:
