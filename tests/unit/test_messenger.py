@@ -160,6 +160,28 @@ def test_a_message_not_taken_in_time_is_overwritten_by_the_next(rig: Rig, monkey
     assert rig.take() == b"pong!EZT=3"
 
 
+def test_who_did_not_take_a_message_holds_nobody_up_until_it_takes_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messenger, "TAKE_WITHIN", 0.0)
+    rig.send(1, b"ping!EZT=1")
+    monkeypatch.setattr(messenger, "TAKE_WITHIN", 1000.0)
+    monkeypatch.setattr(messenger, "DEAF_TAKE_WITHIN", 0.0)
+    not_taken = ("message not taken in time", {"peer": 1})
+    rig.send(1, b"ping!EZT=2")
+    rig.tick()
+    assert rig.logged == [not_taken], "while nobody else is to be sent anything it has its time"
+    rig.send(2, b"ping!EZT=3")
+    assert rig.logged == [not_taken] * 2
+    assert rig.take() == b"pong!EZT=4"
+    rig.send(1, b"ping!EZT=5")
+    assert rig.take() == b"pong!EZT=6", "it is no longer deaf"
+    rig.send(1, b"ping!EZT=7")
+    rig.send(2, b"ping!EZT=8")
+    assert rig.answers() == [b"pong!EZT=8", b"pong!EZT=9"]
+    assert rig.logged == [not_taken] * 2
+
+
 def test_a_leaver_is_sent_nothing_more_and_holds_nobody_up(rig: Rig) -> None:
     for peer in (1, 2, 1, 3):
         rig.send(peer, b"ping!EZT=%d" % peer)
