@@ -75,7 +75,7 @@ class Mailbox:
             raise
         # A peer can write the globals, too; what was read once stays.
         self.switch = self.slots.server
-        """The id of the switch."""
+        """The id of the switch, also of one that is silent, and so no peer."""
         self.slots.name(peer.id, nodename or f"z{peer.id:02}", CCLASS)
 
     def names(self) -> dict[int, tuple[str, str]]:
@@ -85,7 +85,8 @@ class Mailbox:
 
     def directory(self) -> Directory:
         """Who is there now."""
-        return Directory(self.names(), self._peer.id, self.switch)
+        switch = self.switch if self.switch in self._peer.peers else None
+        return Directory(self.names(), self._peer.id, switch)
 
     def find(self, destination: str) -> int:
         """The id that a person means: a number, a node name, or `switch` (also `server`).

@@ -48,6 +48,7 @@ class Dump(NamedTuple):
     memory: int
     """Bytes."""
     switch: int | None
+    """None where it is no peer."""
     link: str
     """`configured` or `unconfigured`; empty without a mailbox."""
     cid: int
@@ -60,9 +61,10 @@ class Dump(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"peer {self.id}, {self.vectors} vectors, {self.memory} bytes of shared memory"]
-        if self.switch is not None:
+        if self.link:
             ids = f" CID={self.cid} SID={self.sid}" if self.link == "configured" else ""
-            lines += [f"nodename {self.nodename}, switch {self.switch}, link {self.link}{ids}"]
+            switch = "no switch" if self.switch is None else f"switch {self.switch}"
+            lines += [f"nodename {self.nodename}, {switch}, link {self.link}{ids}"]
         rung = ", ".join(f"{rings} on vector {vector}" for vector, rings in sorted(self.rung.items()))
         lines += [f"doorbells received: {rung or 'none'}"]
         lines += [

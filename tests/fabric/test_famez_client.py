@@ -523,6 +523,16 @@ def test_unknown_destinations(worker: Worker, command: str) -> None:
     assert complaint == ("famez-client: no peer 'swtich' (did you mean switch?); there are: 1 (z01), 5 (Z-switch)\n")
 
 
+def test_a_silent_switch_is_nobodys_destination(start: Start, doorbells: str) -> None:
+    silent = start(doorbells=doorbells, personality=GENZ, peers=4, silent=1)
+    for command in (["ping", "switch"], ["rfc"], ["link", "Peer-Attribute"], ["dump", "server"], ["ring", "switch"]):
+        complaint = fails(silent, *command)
+        assert complaint.endswith("; there are: 1 (z01)\n")
+        assert f"no peer '{'server' if 'server' in command else 'switch'}'" in complaint
+    assert "nodename z01, no switch, link unconfigured" in succeeds(silent, "dump")
+    assert results(silent, "dump")[0]["switch"] is None
+
+
 def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [*CLIENT, tmp_path / "none", "who"], capture_output=True, text=True, timeout=DEADLINE, check=False
