@@ -202,12 +202,14 @@ def _each(session: Session, arguments: Arguments, emit: Emit, send: Callable[...
     text = " ".join(arguments.text)
     peers = _correspondents(session, arguments)
     for i, peer in enumerate(peers):
+        # Now: whoever only waited for this goes as soon as it has it.
+        name = session.name(peer)
         try:
             send(peer, text, timeout=arguments.timeout)
         except NotTakenError as e:
             later = ", ".join(map(session.name, peers[i + 1 :]))
             raise NotTakenError(f"{e}; not sent to {later}" if later else str(e)) from e
-        emit(Taken(peer, session.name(peer)))
+        emit(Taken(peer, name))
 
 
 @command()

@@ -224,6 +224,15 @@ def test_listen_to_some(worker: Worker) -> None:
         assert client.ended() == (0, "")
 
 
+def test_who_has_taken_it_is_named_even_if_gone(worker: Worker) -> None:
+    with member(worker) as (peer, mailbox), Running(worker, "send", "z01", "hello") as client:
+        peer.wait(DEADLINE)
+        mailbox.slots.name(peer.id, "", "")
+        mailbox.slots.acknowledge(2)
+        assert client.line() == "taken by z01 (1)"
+        assert client.ended() == (0, "")
+
+
 def test_listener_on_a_fabric_that_ends(worker: Worker) -> None:
     with listening(worker) as client:
         worker.check()
