@@ -44,6 +44,20 @@ def test_a_newcomer_gets_an_empty_slot_as_a_driverless_qemu(rig: Rig) -> None:
     assert rig.mapped.word(3 * 512 + 72) == 3
 
 
+def test_a_newcomer_finds_what_another_has_scribbled_over(rig: Rig) -> None:
+    rig.switch.left(3)
+    rig.slots.name(2, "host.2", "FAME-Zadapter")
+    rig.mapped.write(0, b"\xff" * 512)
+    rig.mapped.write(1 * 512 + 72, b"\xff" * 8)
+    rig.slots.name(SWITCH, "mine", "now")
+    rig.switch.joined(3)
+    rig.slots.check(slots_size(PEERS))
+    assert (rig.slots.peers, rig.slots.server) == (PEERS, SWITCH)
+    assert rig.mapped.word(1 * 512 + 72) == 1
+    assert (rig.slots.nodename(SWITCH), rig.slots.cclass(SWITCH)) == ("Z-switch", "FabricSwitch")
+    assert (rig.slots.nodename(2), rig.slots.cclass(2)) == ("host.2", "FAME-Zadapter")
+
+
 def test_a_leavers_slot_keeps_nothing_but_its_id(rig: Rig) -> None:
     rig.slots.name(3, "host.3", "FAME-Zadapter")
     rig.slots.identify(3, 300, 27)
