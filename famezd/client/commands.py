@@ -27,7 +27,7 @@ from famezd.client.grammar import (
     vector_or_all,
     whole_number,
 )
-from famezd.client.mailbox import LOOK_AGAIN, Message, NotTakenError
+from famezd.client.mailbox import LOOK_AGAIN, Message, NotSentError, NotTakenError
 from famezd.client.peer import ClientError, Doorbell, Event, Joined, Left
 from famezd.client.results import (
     Dump,
@@ -133,7 +133,10 @@ def _knowledge(session: Session) -> Dump:
     _DEST,
 )
 def _ping(session: Session, arguments: Arguments, emit: Emit) -> None:
-    """Sends `ping`, and prints how long each `pong` takes."""
+    """Sends `ping`, and prints how long each `pong` takes.
+
+    A ping that is not taken in time is taken back.
+    """
     peers = _correspondents(session, arguments)
     times: list[float] = []
     sent = seq = 0
@@ -161,8 +164,12 @@ def _ping_once(session: Session, peer: int, seq: int, timeout: float) -> Pong | 
             began = time.monotonic()
             conversation.ask(PING, lambda said: said == Text(PONG))
             return Pong(peer, name, seq, time.monotonic() - began)
-    except (NotTakenError, NoAnswerError) as e:
+    except (NotSentError, NoAnswerError) as e:
         return NoPong(peer, name, seq, str(e))
+    except NotTakenError:
+        # It is in the way of the next, which may be for somebody who does answer.
+        session.mailbox.withdraw()
+        return NoPong(peer, name, seq, "the message was not acknowledged in time, and is taken back")
 
 
 def _statistics(destination: str, sent: int, times: list[float]) -> PingStatistics:

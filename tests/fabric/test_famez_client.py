@@ -191,6 +191,26 @@ def test_ping_whom_nobody_answers_for(worker: Worker) -> None:
     assert done.stderr == "famez-client: nobody has answered: 1\n"
 
 
+def test_ping_others_though_one_takes_nothing(worker: Worker) -> None:
+    worker.join()
+    done = run(worker, "ping", "-t", "0.5", "others")
+    deaf, switch, *_ = done.stdout.splitlines()
+    assert deaf == "no pong from peer 1: seq=1: the message was not acknowledged in time, and is taken back"
+    assert switch.startswith("pong from Z-switch (5): seq=1 ")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ping_takes_back_no_other_message(worker: Worker) -> None:
+    worker.join()
+    done = run(worker, "--keep-going", script="send -t 0.05 1 hello\nping -t 0.05 switch\nwithdraw\nping switch\n")
+    first, *_ = done.stdout.splitlines()
+    assert first == (
+        "no pong from Z-switch (5): seq=1: "
+        "an earlier message to peer 1 was not acknowledged in time; it still stands in the mailbox"
+    )
+    assert "pong from Z-switch (5): seq=1 time=" in done.stdout
+
+
 def test_interrupted_ping_sums_up(worker: Worker) -> None:
     with Running(worker, "ping", "-c", "0", "-i", "60", "switch") as client:
         assert client.line().startswith("pong from Z-switch (5): seq=1")
