@@ -47,6 +47,7 @@ from famezd.client.results import (
     Who,
     Wires,
     Withdrawn,
+    printable,
 )
 from famezd.client.session import Session
 from famezd.client.trace import Trace
@@ -248,7 +249,7 @@ def _link(session: Session, arguments: Arguments, emit: Emit) -> None:
             reply = conversation.ask(text, lambda said: isinstance(said, Attributes | Nak))
         emit(Heard(peer, session.name(peer), reply.text))
         if isinstance(said := meaning(reply), Nak):
-            raise ClientError(f"{session.name(peer)} refuses: {said.why}")
+            raise ClientError(f"{session.name(peer)} refuses: {printable(said.why)}")
 
 
 @command(
@@ -273,7 +274,7 @@ def _rfc(session: Session, arguments: Arguments, emit: Emit) -> None:
             _show_step(session, message, emit)
             said = meaning(message)
             if isinstance(said, Nak):
-                raise ClientError(f"{session.name(peer)} refuses: {said.why}")
+                raise ClientError(f"{session.name(peer)} refuses: {printable(said.why)}")
             if isinstance(said, PeerAttribute) and configured:
                 break
             configured = configured or isinstance(said, CtlWrite)

@@ -71,7 +71,7 @@ class Dump(NamedTuple):
             f"{peer.name}: {len(peer.descriptors)} vectors, descriptors {' '.join(map(str, peer.descriptors))}"
             for peer in self.peers
         ]
-        lines += [f"peer {peer} says: {said}" for peer, said in self.attributes.items()]
+        lines += [f"peer {peer} says: {printable(said)}" for peer, said in self.attributes.items()]
         return "\n".join(lines)
 
 

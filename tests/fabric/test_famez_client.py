@@ -17,9 +17,12 @@ from typing import Any, Self
 
 import pytest
 
-from famezd.client import ClientError, Doorbell, Mailbox, Message, NotTakenError, Peer
+from famezd.client import ClientError, Doorbell, Mailbox, Message, NotTakenError, Peer, commands
+from famezd.client.grammar import Arguments
+from famezd.client.results import Result
+from famezd.client.session import Session
 from famezd.mailbox import BUFFER_AT, MAX_TEXT, SLOT_SIZE, MailboxError
-from famezd.messages import CtlWrite, parse, untrack
+from famezd.messages import Attributes, CtlWrite, parse, untrack
 from tests.fabric.conftest import Start
 from tests.fabric.workers import DEADLINE, GENZ, Worker
 
@@ -624,6 +627,20 @@ def test_plain_fabric(plain: Worker) -> None:
             complaint = fails(plain, *command)
             assert complaint.startswith("famez-client: this fabric has no mailbox for messages"), command
         assert "no peer 'switch'; there are: 0, 1" in fails(plain, "ring", "switch")
+
+
+def test_what_a_peer_says_does_nothing_to_a_terminal(worker: Worker) -> None:
+    with member(worker) as (_, mailbox):
+        with Running(worker, "link", "-d", "z01", "Peer-Attribute") as client:
+            assert mailbox.receive(timeout=DEADLINE) == Message(2, "Link CTL Peer-Attribute!EZT=1")
+            mailbox.send(2, "Link CTL NAK \x1b[2Jno")
+            assert client.lines(2)[1] == "from z01 (1): Link CTL NAK \ufffd[2Jno"
+            assert client.ended() == (1, "famez-client: z01 (1) refuses: \ufffd[2Jno\n")
+        with Session.join(worker.settings.socket) as session:
+            session.component.attributes[1] = Attributes("\x1b[2J", 1, 2)
+            shown = list[Result]()
+            commands._dump(session, Arguments(destination=None), shown.append)
+            assert str(shown[0]).splitlines()[-1] == "peer 1 says: Link CTL ACK cclass=\ufffd[2J,CID0=1,SID0=2"
 
 
 def test_full_fabric(worker: Worker) -> None:
