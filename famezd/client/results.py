@@ -225,7 +225,7 @@ class Traced(NamedTuple):
     """`taken`; `gone`, when its slot was cleared; `stands`, when nobody takes it."""
     src: str
     dst: str
-    """What the sender noted, which it need not have done."""
+    """What the sender noted, which it need not have done; `?` where that is nobody's id."""
     text: str
     stood: float | None
     """Seconds that it was seen to stand there, None if it came and went between two looks."""
