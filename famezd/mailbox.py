@@ -419,12 +419,22 @@ def slots_size(peers: int) -> int:
 class Standing(NamedTuple):
     """What stands in a slot, whether or not it was taken."""
 
-    pending: bool
-    """Whether nobody has acknowledged it."""
+    length: int
+    """As its sender has it; 0 once it is acknowledged."""
     text: bytes
-    """A text that was taken stays until the next is written."""
+    """Up to a NUL: a text that was taken stays until the next is written, perhaps over a part of it."""
     responder: int
     """Whom it is for, if its sender noted that."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether nobody has acknowledged it."""
+        return self.length != 0
+
+    @property
+    def message(self) -> bytes:
+        """The text, without what an earlier and longer one has left after it, as far as that can be known."""
+        return self.text[: self.length] if self.pending else self.text
 
 
 class Slots:
@@ -541,7 +551,7 @@ class Slots:
                 int.from_bytes(copy[base + at : base + at + 8], "little") for at in (_BUFLEN, _LAST_RESPONDER)
             )
             text = copy[base + BUFFER_AT : base + SLOT_SIZE].partition(b"\0")[0]
-            found.append(Standing(buflen != 0, text, responder))
+            found.append(Standing(buflen, text, responder))
         return found
 
     def text(self, slot: int) -> bytes:

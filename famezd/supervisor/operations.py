@@ -17,7 +17,7 @@ from famezd.faultsettings import read_fault
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
-from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.settings import misfits, worker_settings
 from famezd.supervisor.view import ConfigView, look
 from famezd.supervisor.worker import State, Worker
 
@@ -155,10 +155,10 @@ class Operations:
     def _waits(self, worker: Worker, config: Config, reloaded: Reloaded) -> bool:
         """Whether a fabric has peers whom its new settings would disconnect."""
         name = worker.fabric.name
-        misfits = worker_settings(config.fabrics[name]).misfits(worker.settings.fixed)
-        if not misfits or not worker.has_peers:
+        unfit = misfits(config.fabrics[name], worker.fabric, worker.settings)
+        if not unfit or not worker.has_peers:
             return False
-        reloaded.waiting[name] = "; ".join(misfits)
+        reloaded.waiting[name] = "; ".join(unfit)
         return True
 
     async def _change(self, config: Config, reloaded: Reloaded) -> None:
@@ -204,9 +204,9 @@ class Operations:
     async def _restart(self, worker: Worker) -> str:
         """Brings a worker's settings up to date; returns why that failed, "" if it did not."""
         fabric = self._service.accepted.config.fabrics[worker.fabric.name]
-        fits = not worker_settings(fabric).misfits(worker.settings.fixed)
+        unfit = misfits(fabric, worker.fabric, worker.settings)
         try:
-            if fits and worker.state is State.SERVING:
+            if not unfit and worker.state is State.SERVING:
                 await worker.succeed(fabric)
             else:
                 await worker.restart(fabric)
@@ -225,15 +225,15 @@ class Operations:
             self._check_open()
             worker = self._worker(name)
             fabric = service.accepted.config.fabrics[name]
-            misfits = worker_settings(fabric).misfits(worker.settings.fixed)
+            unfit = misfits(fabric, worker.fabric, worker.settings)
             present = 0 if worker.page is None else len(worker.page.occupants())
             began = time.monotonic()
-            if not misfits and worker.state is State.SERVING:
+            if not unfit and worker.state is State.SERVING:
                 return Restarted(await worker.succeed(fabric), 0, "")
             await worker.restart(fabric)
             waiting = {name: f for name, f in service.accepted.served.items() if name != worker.fabric.name}
             service.accept(service.accepted.config, waiting)
-            return Restarted(time.monotonic() - began, present if misfits else 0, "; ".join(misfits))
+            return Restarted(time.monotonic() - began, present if unfit else 0, "; ".join(unfit))
 
     async def kick(self, name: str, peer: str) -> tuple[int, str]:
         """Ends the membership of a peer, given by its id or its name; returns both.
