@@ -151,7 +151,13 @@ def test_a_reload_adds_and_removes_fabrics() -> None:
         main = unit.main_pid
         unit.file("fresh").unlink()
         unit.write("new", **LAB)
-        systemctl("reload", NAME)
+        assert run("systemctl", "reload", NAME).returncode != 0
+        assert "has been removed, and there are peers on fabric fresh: " in unit.journal()
+        assert not unit.socket("new").exists()
+        for pair in (lab, fresh):
+            pair.works()
+        done = unit.ctl("reload", "--force")
+        assert done.returncode == 0, done.stderr
         assert (unit.main_pid, last_reload_successful(unit)) == (main, True)
         with unit.join("new") as peer:
             assert peer.id == 1
