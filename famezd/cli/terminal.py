@@ -42,9 +42,14 @@ def paint(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if text else text
 
 
+def is_screen(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether it is a terminal that does as it is told."""
+    return environ.get("TERM", "") not in ("", "dumb") and stream.isatty()
+
+
 def shows_colours(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether to paint: on a terminal that can, unless NO_COLOR says not to (see no-color.org)."""
-    return not environ.get("NO_COLOR") and environ.get("TERM", "") not in ("", "dumb") and stream.isatty()
+    """Whether to paint: on such a terminal, unless NO_COLOR says not to (see no-color.org)."""
+    return not environ.get("NO_COLOR") and is_screen(stream, environ)
 
 
 def without_paint(text: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from famezd.cli.control import ControlError, get
 from famezd.cli.render import show_status, show_traffic
-from famezd.cli.terminal import RED, paint, say, whole_screen
+from famezd.cli.terminal import RED, is_screen, paint, say, whole_screen
 
 Look = Callable[[], dict[str, Any]]
 
@@ -54,7 +54,7 @@ def _output(seconds: float, *, as_json: bool) -> Iterator[Callable[[str], None]]
     """Where to show it: on the whole screen of a terminal, else one after the other; JSON is always one a line."""
     if as_json:
         yield _line
-    elif sys.stdout.isatty():
+    elif is_screen(sys.stdout):
         with whole_screen() as screen:
             yield lambda text: screen.draw(f"{_title(seconds)}; Ctrl-C ends it\n\n{text}")
     else:
