@@ -223,13 +223,22 @@ def test_a_fabric_that_has_peers_is_not_removed(famezd: Famezd) -> None:
 def test_what_was_rung_is_passed_on_before_a_fabric_is_removed(famezd: Famezd) -> None:
     with famezd.join("lab") as one, famezd.join("lab") as other:
         (famezd.config.parent / "fabrics.d" / "lab.yaml").unlink()
+        pid = fabric(famezd, "lab")["pid"]
+        assert isinstance(pid, int)
+        os.kill(pid, signal.SIGSTOP)
+        # It finds this when it is told to stop.
         one.ring(other.id, 3)
-        assert famezd.ctl("reload", "--force").returncode == 0
-        heard = other.wait(PATIENCE)
-        assert heard == [Doorbell(3, 1)]
+        reloading = threading.Thread(target=famezd.ctl, args=("reload", "--force"))
+        reloading.start()
+        told = r"fabric is removed, its peers are disconnected +fabric=lab peers='1, 2'"
+        eventually(lambda: re.search(told, famezd.log.read_text()), "it is told to stop")
+        os.kill(pid, signal.SIGCONT)
+        reloading.join()
+        rung = next(bell for bell, vector in other._bells.items() if vector == 3)
+        assert int.from_bytes(os.read(rung, 8), "little") == 1
         with pytest.raises(ClientError, match="the server has ended the membership"):
             other.wait(PATIENCE)
-    assert re.search(r"fabric is removed, its peers are disconnected +fabric=lab peers='1, 2'", famezd.log.read_text())
+    assert [f["name"] for f in json.loads(famezd.ctl("--json", "status").stdout)["fabrics"]] == ["plain"]
 
 
 def test_with_any_mistake_nothing_changes(famezd: Famezd) -> None:
