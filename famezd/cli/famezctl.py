@@ -44,7 +44,7 @@ _RULE_KEYS = ("src", "dst", "vector", "drop", "delay", "duplicate", "block", "co
 
 def main() -> int:
     """Runs one verb; returns its exit status."""
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     path = arguments.socket or default_control_socket()
     try:
         if arguments.verb == "watch":
@@ -82,7 +82,8 @@ def _status(verb: str, answers: Any) -> int:  # noqa: ANN401
     return os.EX_OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What reads the arguments."""
     parser = argparse.ArgumentParser(
         prog="famezctl",
         description="See what a running famezd serves, and tell it what to do.",
