@@ -104,7 +104,6 @@ class Traffic:
             return max(0, count - former) / over if over else None
 
         _, rang_before, was_rung_before = before or self._before
-
         peers = [
             {
                 "id": peer,

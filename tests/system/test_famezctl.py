@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,8 @@ def test_check_finds_what_the_running_famezd_would_read(famezd: Famezd) -> None:
     ]
     # It was no more than a look.
     assert famezd.metrics("famez_config_last_reload_successful").total() == 1
+    assert "this system has no group 'nosuchgroup'" in famezd.ctl("reload").stderr
+    assert fabric(famezd, "lab")["state"] == "serving"
 
 
 def test_check_needs_no_famezd_for_a_file(tmp_path: Path) -> None:
@@ -215,6 +219,14 @@ def test_diff_and_check_refuse_what_a_reload_refuses(famezd: Famezd) -> None:
         done = famezd.ctl(verb)
         assert done.returncode == NOT_DONE
         assert f"runtime_directory: is {famezd.runtime} as long as famezd runs: restart famezd" in done.stderr
+
+
+def test_what_stands_in_the_files_is_not_for_everybody(famezd: Famezd) -> None:
+    for resource in ("check", "diff"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{famezd.url}/api/v1/{resource}")
+        with refused.value as answer:
+            assert answer.code == 404
 
 
 def change_all(famezd: Famezd) -> None:
