@@ -64,6 +64,8 @@ def main() -> int:
 
 def _shown(arguments: argparse.Namespace, answers: Any) -> str:  # noqa: ANN401
     """The answers as text."""
+    if arguments.verb == "status":
+        return show_status(answers, columns() if sys.stdout.isatty() else None)
     if arguments.verb == "doorbells":
         return show_doorbells(answers, columns(), as_list=arguments.list, vectors=arguments.vectors)
     text: str = arguments.show(answers)
@@ -97,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"famezctl {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     status = verbs.add_parser("status", help="all fabrics")
-    status.set_defaults(ask=lambda path, _: get(path, "/api/v1/status"), show=show_status)
+    status.set_defaults(ask=lambda path, _: get(path, "/api/v1/status"))
     watched = verbs.add_parser("watch", help="the same, or one fabric's peers and how they ring, until Ctrl-C")
     watched.add_argument("fabric", metavar="FABRIC", nargs="?")
     watched.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from famezd.cli.terminal import table, without_paint
+from famezd.cli.terminal import table, widest
 
 DIRECT = """\
 Doorbells of fabric {} are direct: those between peers are not counted, only those to and from a switch.
@@ -13,6 +13,9 @@ Doorbells of fabric {} are direct: those between peers are not counted, only tho
 """
 _NEVER = "."
 """What stands for no doorbell."""
+
+_LONGEST = 24
+"""Characters of a name, with the id before it, beside a matrix."""
 
 Counts = Mapping[tuple[int, int], int]
 
@@ -58,9 +61,14 @@ def _matrix(
     if named is called:
         rows = columns = sorted({peer for pair in counts for peer in pair})
     head = [f"{heads[0]} \\ {heads[1]}", *map(str, columns)]
-    lines = [[called(row), *(str(rung.get((row, column), _NEVER)) for column in columns)] for row in rows]
+    lines = [[_cut(called(row)), *(str(rung.get((row, column), _NEVER)) for column in columns)] for row in rows]
     drawn = table([head, *lines], right=range(1, len(head)))
-    return drawn if max(map(len, without_paint(drawn).splitlines())) <= width else ""
+    return drawn if widest(drawn) <= width else ""
+
+
+def _cut(name: str) -> str:
+    """A name that leaves room for the rest: the id before it tells whose it is."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 
 
 def _list(counts: Counts, heads: tuple[str, str], called: Callable[[int], str], named: Callable[[int], str]) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from famezd.cli.matrix import name_of
-from famezd.cli.terminal import BOLD, GREEN, RED, YELLOW, Painted, paint, table
+from famezd.cli.terminal import BOLD, GREEN, RED, YELLOW, Painted, paint, table, widest
 
 _HEALTH = {"ok": GREEN, "warning": YELLOW, "down": RED}
 _STEPS = {
@@ -32,10 +32,12 @@ _STATUS = (
     ("HEALTH", "health"),
     ("SOCKET", "socket"),
 )
+_LESS_NEEDED = ("socket", "vectors", "ports", "doorbells", "personality")
+"""Columns of the status that are left out where there is no room, the first first."""
 
 
-def show_status(answer: dict[str, Any]) -> str:
-    """All fabrics, one line each, and then what there is to say of them."""
+def show_status(answer: dict[str, Any], width: int | None = None) -> str:
+    """All fabrics, one line each, and then what there is to say of them; `width` is how wide the lines may be."""
     fabrics = [
         fabric
         | {
@@ -45,15 +47,24 @@ def show_status(answer: dict[str, Any]) -> str:
         }
         for fabric in answer["fabrics"]
     ]
-    rows = [[_text(fabric[key]) for _, key in _STATUS] for fabric in fabrics]
     notes = [paint(f"fabric {f['name']} is not served: {f['failure']}", RED) for f in fabrics if f["failure"]]
     notes += [_waits(f["name"], "; ".join(f["waiting"])) for f in fabrics if f["waiting"]]
     notes += [f"fabric {f['name']}: {remark}" for f in fabrics for remark in f["remarks"]]
     notes += [paint(f"configuration refused: {why}", RED) for why in answer["configuration"]["problems"]]
     over = [f["rates"]["over"] for f in fabrics if f["rates"] is not None]
     notes += [f"RUNG/S: doorbells a second, over the last {max(over):.0f} s"] if over else []
-    right = [i for i, (_, key) in enumerate(_STATUS) if key in ("rung", "rate", "restarts")]
-    return "\n".join([table([[head for head, _ in _STATUS], *rows], right), *notes])
+    drawn = _status_table(fabrics, _STATUS)
+    for n in range(1, len(_LESS_NEEDED) + 1):
+        if width is None or widest(drawn) <= width:
+            break
+        drawn = _status_table(fabrics, [column for column in _STATUS if column[1] not in _LESS_NEEDED[:n]])
+    return "\n".join([drawn, *notes])
+
+
+def _status_table(fabrics: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -> str:
+    rows = [[_text(fabric[key]) for _, key in columns] for fabric in fabrics]
+    right = [i for i, (_, key) in enumerate(columns) if key in ("rung", "rate", "restarts")]
+    return table([[head for head, _ in columns], *rows], right)
 
 
 def rate(a_second: float) -> str:

@@ -57,6 +57,11 @@ def without_paint(text: str) -> str:
     return _PAINT.sub("", text)
 
 
+def widest(text: str) -> int:
+    """How wide a text's widest line is."""
+    return max(map(len, without_paint(text).splitlines()), default=0)
+
+
 def say(text: str) -> None:
     """Prints a text, painted where colours are shown."""
     print(text if shows_colours(sys.stdout) else without_paint(text))

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from famezd.cli.control import ControlError, get
 from famezd.cli.render import show_status, show_traffic
-from famezd.cli.terminal import RED, is_screen, paint, say, whole_screen
+from famezd.cli.terminal import RED, columns, is_screen, paint, say, whole_screen
 
 Look = Callable[[], dict[str, Any]]
 
@@ -26,7 +26,7 @@ def watch(control: Path, fabric: str | None, seconds: float, *, as_json: bool) -
     restarting.
     """
     look: Look = Traffic(control, fabric).look if fabric else lambda: get(control, "/api/v1/status")
-    show = show_traffic if fabric else show_status
+    show: Callable[[dict[str, Any]], str] = show_traffic if fabric else _status
     seen = look()
     try:
         with _output(seconds, as_json=as_json) as output:
@@ -38,6 +38,11 @@ def watch(control: Path, fabric: str | None, seconds: float, *, as_json: bool) -
                 seen = again
     except KeyboardInterrupt:
         return 0
+
+
+def _status(seen: dict[str, Any]) -> str:
+    # A terminal's width may change meanwhile.
+    return show_status(seen, columns() if sys.stdout.isatty() else None)
 
 
 def _look_again(look: Look, output: Callable[[str], None], *, as_json: bool) -> dict[str, Any] | None:

@@ -357,6 +357,17 @@ def test_colours_are_for_terminals_only(famezd: Famezd) -> None:
     assert "\x1b" not in famezd.ctl("status").stdout
 
 
+def test_a_status_is_as_wide_as_the_terminal(famezd: Famezd) -> None:
+    wide = on_a_terminal(famezd, COLUMNS="250", NO_COLOR="1").splitlines()
+    assert {"VECTORS", "SOCKET"} <= set(wide[0].split())
+    narrow = on_a_terminal(famezd, COLUMNS="80", NO_COLOR="1").splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert "SOCKET" not in narrow[0].split()
+    assert {"FABRIC", "STATE", "PEERS", "RUNG/S", "RESTARTS", "HEALTH"} <= set(narrow[0].split())
+    # Whoever reads it elsewhere finds all.
+    assert "SOCKET" in famezd.ctl("status").stdout
+
+
 # Whom nobody lets in
 
 

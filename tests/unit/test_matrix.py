@@ -59,6 +59,12 @@ def test_vectors_are_shown_as_well_if_asked_for() -> None:
     ]
 
 
+def test_long_names_are_cut_where_room_is_scarce() -> None:
+    answer = doorbells({(1, 2): 5}, p1="n" * 64)
+    assert shown(answer, 80)[1] == f"1 {'n' * 19}...  .  5"
+    assert shown(answer, 80, as_list=True)[1].startswith(f"1 {'n' * 64} ")
+
+
 def test_where_nobody_rang_there_is_no_matrix() -> None:
     assert shown(doorbells({(1, 2): 0}), 80) == ["SRC  DST  DOORBELLS"]
 
