@@ -18,7 +18,7 @@ from famezd.faultsettings import read_fault
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
-from famezd.supervisor.plan import Difference, difference, is_as_it_was, listed, misfits, present, removals
+from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.view import ConfigView, look
 from famezd.supervisor.worker import State, Worker
@@ -179,7 +179,7 @@ class Operations:
     def _waits(self, worker: Worker, config: Config, reloaded: Reloaded) -> bool:
         """Whether a fabric has peers whom its new settings would disconnect."""
         name = worker.fabric.name
-        if why := misfits(worker, config.fabrics[name]):
+        if why := disconnecting(worker, config.fabrics[name]):
             reloaded.waiting[name] = "; ".join(why)
         return bool(why)
 

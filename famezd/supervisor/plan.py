@@ -74,7 +74,7 @@ def present(worker: Worker) -> tuple[Present, ...]:
     return tuple(Present(occupant.peer, worker.names.of(occupant.peer).name) for occupant in occupants)
 
 
-def misfits(worker: Worker, fabric: Fabric) -> list[str]:
+def disconnecting(worker: Worker, fabric: Fabric) -> list[str]:
     """What of a fabric's new settings would disconnect its peers, a phrase each; nothing where nobody is on it."""
     return worker_settings(fabric).misfits(worker.settings.fixed) if worker.has_peers else []
 
@@ -119,7 +119,7 @@ def _step(worker: Worker | None, fabric: Fabric | None) -> Step | None:
     if is_as_it_was(worker, fabric):
         return None
     changes = _changes(_settings(worker.fabric, worker.faults), _settings(fabric, worker.faults.fitting(fabric)))
-    if why := misfits(worker, fabric):
+    if why := disconnecting(worker, fabric):
         return Step(WAITS, changes, tuple(why), present(worker))
     return Step(CHANGED if changes else RETRIED, changes)
 
