@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format bench clean
+.PHONY: help run test lint format reference bench clean
 
 help:
 	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
@@ -12,6 +12,7 @@ help:
 	@echo "             systemd boot Debian 13, or with FAMEZD_RELEASES='bookworm trixie' Debian 12 as well"
 	@echo "make lint    ruff, mypy --strict, shellcheck"
 	@echo "make format  format the code"
+	@echo "make reference  write anew what is generated: man pages, completions, schemas, docs/configuration.md and metrics.md"
 	@echo "make bench   print the benchmarks"
 	@echo "make clean   remove what the others made"
 
@@ -32,6 +33,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+reference: $(VENV)/.dev
+	$(BIN)/python -m reference
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.relay

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
@@ -311,6 +311,7 @@ class FabricSettings(_Model):
         default={},
         description="With sticky ports: ports that are kept for somebody, so that a machine has the same id each time.",
         examples=[{"3": {"user": "alice"}, "4": {"socket": True}}],
+        json_schema_extra={"additionalProperties": False},
     )
 
     genz: Genz = Field(default_factory=Genz, description="The Gen-Z switch: for personality genz only.")
@@ -451,12 +452,16 @@ class Config(MainSettings):
 
 def main_schema() -> JsonSchemaValue:
     """Return the JSON Schema of famezd.yaml."""
-    return MainSettings.model_json_schema()
+    return _schema(MainSettings)
 
 
 def fabric_schema() -> JsonSchemaValue:
     """Return the JSON Schema of a file in fabrics.d."""
-    return FabricSettings.model_json_schema()
+    return _schema(FabricSettings)
+
+
+def _schema(model: type[_Model]) -> JsonSchemaValue:
+    return {"$schema": GenerateJsonSchema.schema_dialect, **model.model_json_schema()}
 
 
 def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:

@@ -22,13 +22,19 @@ the first that fails is the last
 commands (`COMMAND -h` explains one):
 {}
 
+examples:
+  famez-client -f lab                           a prompt, on a fabric of the famezd that runs here
+  famez-client -f lab ping -c 3 switch          round trips to the switch
+  famez-client -S run/lab.sock send 3 hello     a message to peer 3, by the fabric's socket
+  famez-client -f lab --json watch              the doorbells that come, as JSON
+
 exit status: 0 done; 1 not done, standard error says why; 2 wrong usage; 130 interrupted
 """
 
 
 def main() -> int:
     """Joins, runs what is asked for, and returns the exit status."""
-    parser = _parser()
+    parser = make_parser()
     arguments = parser.parse_args()
     output = Output(json=arguments.json)
     try:
@@ -58,7 +64,8 @@ def _run(session: Session, socket: str, call: Call | None, arguments: argparse.N
     return run_script(session, lines(session, sys.stdin.fileno()), output, keep_going=arguments.keep_going)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What reads the arguments."""
     parser = argparse.ArgumentParser(
         prog="famez-client",
         description="Join a fabric as a peer: see, ring, and write to the others.",

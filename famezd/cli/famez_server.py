@@ -49,6 +49,11 @@ least {GENZ_VECTORS}, -l what the mailbox needs, and ids are used again, of whic
 A daemon logs to the system's log (syslog), or with -L to a file; else the log is standard error. SIGTERM and SIGINT end
 it; socket, PID file and shared memory are removed.
 
+examples:
+  famez-server -n 2                             a daemon at /tmp/ivshmem_socket, two vectors for each peer
+  famez-server -F -v -S /run/lab.sock -l 64M    in the foreground, saying what happens
+  famez-server --personality genz --nClients 8  in the place of FAME-Z's server
+
 exit status: 0 stopped as asked, or the daemon serves; 1 anything else, standard error says what
 """
 

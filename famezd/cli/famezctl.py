@@ -15,6 +15,7 @@ from urllib.parse import quote
 from famezd import __version__
 from famezd.cli.control import ControlError, NobodyAnswersError, default_control_socket, get, post
 from famezd.cli.drawing import show_switch
+from famezd.cli.lessons import taught
 from famezd.cli.matrix import show_doorbells
 from famezd.cli.render import (
     show_check,
@@ -32,7 +33,7 @@ from famezd.cli.watch import watch
 
 _EPILOG = """\
 exit status: 0 done; 1 not done, or mistakes in the configuration, standard error says which; 2 wrong usage; 3 done, but
-a fabric is not served as it should be (status, reload). What --json prints: docs/famezctl.md.
+a fabric is not served as it should be (status, reload)
 """
 NOT_DONE, FABRIC_DOWN = 1, 3
 _MOST_OFTEN, _SELDOM = 0.1, 86400
@@ -136,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
     _take_json(verbs)
-    return parser
+    return taught(parser)
 
 
 def _add_file_verbs(verbs: _Verbs) -> None:

@@ -35,13 +35,21 @@ _EPILOG = """\
 Each file fabrics.d/NAME.yaml beside the configuration defines the fabric NAME: a socket at which QEMU's
 ivshmem-doorbell devices and host programs join, and the memory that they share.
 
-exit status: 0 stopped as asked; 1 cannot run; 2 mistakes in the configuration (all are listed, nothing was started)
+examples:
+  famezd --check                                look for mistakes, without disturbing who runs
+  famezd -c lab/famezd.yaml                     serve a configuration of your own, in the foreground
+  famezd --daemon --pidfile /run/famezd.pid     on a host without systemd
+
+exit status: 0 stopped as asked; 1 cannot run; 2 mistakes in the configuration (all are listed, nothing was started), or
+wrong usage
+
+The settings: famezd.yaml(5). What a running famezd serves: famezctl status.
 """
 
 
 def main() -> int:
     """Runs famezd; returns its exit status."""
-    parser = _parser()
+    parser = make_parser()
     arguments = parser.parse_args()
     if arguments.check:
         return _check(arguments.config)
@@ -118,7 +126,8 @@ def _check(path: Path) -> int:
     return os.EX_OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What reads the arguments."""
     parser = argparse.ArgumentParser(
         prog="famezd",
         description="Serve ivshmem fabrics: doorbells and shared memory between virtual machines and host programs.",

@@ -1,0 +1,31 @@
+"""What is generated, and where it goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic.json_schema import JsonSchemaValue
+
+from famezd.config import fabric_schema, main_schema
+from reference.completions import completions
+from reference.manpages import man_pages
+from reference.markdown import configuration, metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def outputs() -> dict[str, str]:
+    """The texts of all files, by their paths below the root of the repository."""
+    schemas = {"famezd": main_schema(), "fabric": fabric_schema()}
+    return {
+        **{f"packaging/man/{name}": text for name, text in man_pages().items()},
+        **{f"packaging/completions/{name}": text for name, text in completions().items()},
+        **{f"packaging/schema/{name}.schema.json": _json(schema) for name, schema in schemas.items()},
+        "docs/configuration.md": configuration(),
+        "docs/metrics.md": metrics(),
+    }
+
+
+def _json(schema: JsonSchemaValue) -> str:
+    return json.dumps(schema, indent=2) + "\n"
