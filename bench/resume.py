@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from famezd.cli.famezctl import post
+from famezd.cli.control import post
 from famezd.client import Doorbell, Peer
 
 VECTORS = 16

@@ -123,13 +123,13 @@ class _Permissions(_Model):
 
     @property
     def uid(self) -> int | None:
-        """The owner's number, None to leave it; FamezError if it has gone since the settings were read."""
-        return None if self.owner is None else kinds.user_id(self.owner)
+        """The owner's number, None to leave it; what it was last, if it has gone since."""
+        return None if self.owner is None else kinds.last_user_id(self.owner)
 
     @property
     def gid(self) -> int | None:
-        """The group's number, None to leave it; FamezError if it has gone since the settings were read."""
-        return None if self.group is None else kinds.group_id(self.group)
+        """The group's number, None to leave it; what it was last, if it has gone since."""
+        return None if self.group is None else kinds.last_group_id(self.group)
 
 
 class Control(_Permissions):
@@ -214,13 +214,13 @@ class Access(_Model):
 
     @property
     def user_ids(self) -> list[int]:
-        """The users' numbers; FamezError if one has gone since the settings were read."""
-        return list(map(kinds.user_id, self.users))
+        """The users' numbers; of one that has gone since, what it was last."""
+        return list(map(kinds.last_user_id, self.users))
 
     @property
     def group_ids(self) -> list[int]:
-        """The groups' numbers; FamezError if one has gone since the settings were read."""
-        return list(map(kinds.group_id, self.groups))
+        """The groups' numbers; of one that has gone since, what it was last."""
+        return list(map(kinds.last_group_id, self.groups))
 
 
 class PinSettings(_Model):
@@ -246,8 +246,8 @@ class Pin(PinSettings):
 
     @property
     def uid(self) -> int | None:
-        """The user's number, None for a socket; FamezError if the user has gone since the settings were read."""
-        return None if self.user is None else kinds.user_id(self.user)
+        """The user's number, None for a socket; what it was last, if the user has gone since."""
+        return None if self.user is None else kinds.last_user_id(self.user)
 
 
 class Genz(_Model):

@@ -11,7 +11,9 @@ import ipaddress
 import os
 import pwd
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
@@ -36,6 +38,10 @@ _PORT = "0|[1-9][0-9]{0,4}"
 _MAX_MODE = 0o777
 _MAX_TCP_PORT = 65535
 _PERSONALITIES = "famezd.personalities"
+ACCOUNTS: dict[str, int] = {}
+"""Numbers of users and groups, by `user NAME` and `group NAME`, as they were when they were looked up last."""
+_RECALLS = ContextVar("recalls", default=False)
+"""Whether what is checked was right once."""
 
 
 class NotAllowedError(FamezError):
@@ -173,28 +179,63 @@ def host_and_port(listen: str) -> tuple[str, int]:
 def user_id(user: str | int) -> int:
     """Look up a user's number; NotAllowedError says that there is no such user."""
     try:
-        return pwd.getpwuid(user).pw_uid if isinstance(user, int) else pwd.getpwnam(user).pw_uid
+        number = pwd.getpwuid(user).pw_uid if isinstance(user, int) else pwd.getpwnam(user).pw_uid
     except (KeyError, OverflowError, ValueError):
         raise NotAllowedError(f"this system has no user {user!r}") from None
+    ACCOUNTS[f"user {user}"] = number
+    return number
 
 
 def group_id(group: str | int) -> int:
     """Look up a group's number; NotAllowedError says that there is no such group."""
     try:
-        return grp.getgrgid(group).gr_gid if isinstance(group, int) else grp.getgrnam(group).gr_gid
+        number = grp.getgrgid(group).gr_gid if isinstance(group, int) else grp.getgrnam(group).gr_gid
     except (KeyError, OverflowError, ValueError):
         raise NotAllowedError(f"this system has no group {group!r}") from None
+    ACCOUNTS[f"group {group}"] = number
+    return number
 
 
-def _account(look_up: Callable[[str | int], int]) -> Callable[[object], str | int]:
+def last_user_id(user: str | int) -> int:
+    """A user's number, also of one that has gone: what it was when it was looked up last, by us or by a predecessor."""
+    return _last(user_id, f"user {user}", user)
+
+
+def last_group_id(group: str | int) -> int:
+    """The same for a group."""
+    return _last(group_id, f"group {group}", group)
+
+
+def _last(look_up: Callable[[str | int], int], key: str, account: str | int) -> int:
+    try:
+        return look_up(account)
+    except NotAllowedError:
+        if key not in ACCOUNTS:
+            raise
+        return ACCOUNTS[key]
+
+
+def _account(look_up: Callable[[str | int], int], last: Callable[[str | int], int]) -> Callable[[object], str | int]:
     def check(value: object) -> str | int:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise NotAllowedError
         account = value if isinstance(value, str) else int(value)
-        look_up(account)
+        (last if _RECALLS.get() else look_up)(account)
         return account
 
     return check
+
+
+@contextmanager
+def recalled(accounts: Mapping[str, int]) -> Iterator[None]:
+    """What is checked meanwhile was right once: its users and groups may have gone since, who had these numbers."""
+    for key, number in accounts.items():
+        ACCOUNTS.setdefault(key, number)
+    before = _RECALLS.set(True)
+    try:
+        yield
+    finally:
+        _RECALLS.reset(before)
 
 
 def personality_reference(name: str) -> str:
@@ -307,8 +348,8 @@ LISTEN = Kind(
     _listen,
     {"type": "string", "pattern": r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+):[0-9]{1,5}$"},
 )
-USER = Kind("the name or number of a user", _account(user_id), _ACCOUNT)
-GROUP = Kind("the name or number of a group", _account(group_id), _ACCOUNT)
+USER = Kind("the name or number of a user", _account(user_id, last_user_id), _ACCOUNT)
+GROUP = Kind("the name or number of a group", _account(group_id, last_group_id), _ACCOUNT)
 OPTIONS = Kind(
     "a mapping of names to text, integers, true or false",
     _options,

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from famezd.errors import FamezError
 from famezd.permissions import OURS, as_made, give
+from famezd.remedies import REMEDIES
 
 SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
 PAGE = 4096
@@ -95,9 +96,8 @@ def open_backing(backing: Backing) -> SharedMemory:
         # Another process was quicker between the look and the creation.
         descriptor = _adopt(backing)
     except OSError as e:
-        raise MailboxError(
-            f"cannot make the mailbox {backing.path}: {e.strerror}; the directory must be there and ours to write to"
-        ) from e
+        remedy = REMEDIES.get(e.errno or 0, "the directory must be there and ours to write to")
+        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {remedy}") from e
     lock = None
     try:
         lock = claim(descriptor, backing.path)

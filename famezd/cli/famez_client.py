@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _socket_of(fabric: str) -> Path:
     """Where a fabric of famezctl's famezd is joined: as configured, if that can be read, else by default."""
-    from famezd.cli.famezctl import default_control_socket  # noqa: PLC0415 (these take long, and are seldom needed)
+    from famezd.cli.control import default_control_socket  # noqa: PLC0415 (these take long, and are seldom needed)
     from famezd.config import DEFAULT_CONFIG, load  # noqa: PLC0415
 
     runtime = default_control_socket().parent

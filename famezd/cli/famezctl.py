@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import shlex
-import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from famezd import __version__
+from famezd.cli.control import ControlError, NobodyAnswersError, default_control_socket, get, post
 from famezd.cli.drawing import show_switch
 from famezd.cli.lessons import taught
-from famezd.errors import FamezError
+from famezd.cli.matrix import show_doorbells
+from famezd.cli.render import (
+    show_check,
+    show_cleared,
+    show_diff,
+    show_faults,
+    show_kick,
+    show_peers,
+    show_reload,
+    show_restart,
+    show_status,
+)
+from famezd.cli.terminal import columns, say
+from famezd.cli.watch import watch
 
 _EPILOG = """\
-exit status: 0 done; 1 not done, standard error says why; 2 wrong usage; 3 done, but a fabric is not served as it should
-be (status, reload)
+exit status: 0 done; 1 not done, or mistakes in the configuration, standard error says which; 2 wrong usage; 3 done, but
+a fabric is not served as it should be (status, reload)
 """
-FABRIC_DOWN = 3
-_DIRECT = """\
-Doorbells of fabric {} are direct: those between peers are not counted, only those to and from a switch.
-
-"""
+NOT_DONE, FABRIC_DOWN = 1, 3
+_MOST_OFTEN, _SELDOM = 0.1, 86400
+"""Seconds between two looks of `watch`."""
 _RULES = "Several rules may concern a doorbell: they apply in their order. See docs/faults.md."
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _RULE_KEYS = ("src", "dst", "vector", "drop", "delay", "duplicate", "block", "corrupt", "message", "seed")
-_ANSWERS_WITHIN = 10.0
-"""Seconds for a question."""
-_DONE_WITHIN = 120.0
-"""Seconds for what has to be done first: new workers are waited for."""
-
-
-class ControlError(FamezError):
-    """famezd cannot be asked, or does not know the answer."""
 
 
 def main() -> int:
@@ -46,69 +48,41 @@ def main() -> int:
     arguments = make_parser().parse_args()
     path = arguments.socket or default_control_socket()
     try:
+        if arguments.verb == "watch":
+            return watch(path, arguments.fabric, arguments.seconds, as_json=arguments.json)
         answers = arguments.ask(path, arguments)
     except ControlError as e:
         print(f"famezctl: {e}", file=sys.stderr)
-        return 1
-    print(json.dumps(answers, indent=2) if arguments.json else arguments.show(answers))
-    down = {
-        "status": lambda: any(fabric["state"] != "serving" for fabric in answers["fabrics"]),
-        "reload": lambda: bool(answers["failed"]),
-    }
-    return FABRIC_DOWN if down.get(arguments.verb, bool)() else os.EX_OK
+        return NOT_DONE
+    if arguments.json:
+        print(json.dumps(answers, indent=2))
+    elif arguments.verb == "check" and answers["problems"]:
+        print("\n".join(problem["text"] for problem in answers["problems"]), file=sys.stderr)
+    else:
+        say(_shown(arguments, answers))
+    return _status(arguments.verb, answers)
 
 
-def default_control_socket() -> Path:
-    """The control socket of the famezd that is meant where none is named: the system's, else the user's own."""
-    system = Path("/run/famez/control.sock")
-    own = os.environ.get("RUNTIME_DIRECTORY") or os.environ.get("XDG_RUNTIME_DIR", "")
-    if "RUNTIME_DIRECTORY" in os.environ:
-        return Path(own.split(":")[0], "control.sock")
-    return system if os.geteuid() == 0 or system.exists() or not own else Path(own, "famez", "control.sock")
+def _shown(arguments: argparse.Namespace, answers: Any) -> str:  # noqa: ANN401
+    """The answers as text."""
+    if arguments.verb == "status":
+        return show_status(answers, columns() if sys.stdout.isatty() else None)
+    if arguments.verb == "doorbells":
+        return show_doorbells(answers, columns(), as_list=arguments.list, vectors=arguments.vectors)
+    text: str = arguments.show(answers)
+    return text
 
 
-def get(control: Path, resource: str) -> Any:  # noqa: ANN401 (whatever JSON it is)
-    """What famezd answers to a GET of `resource`; raises ControlError if it cannot be asked, or says no."""
-    return _request(control, "GET", resource, _ANSWERS_WITHIN)
-
-
-def post(control: Path, resource: str, data: object = None) -> Any:  # noqa: ANN401
-    """The same for a POST, which has something done; `data` go with it as JSON."""
-    return _request(control, "POST", resource, _DONE_WITHIN, None if data is None else json.dumps(data))
-
-
-def _request(control: Path, method: str, resource: str, timeout: float, body: str | None = None) -> Any:  # noqa: ANN401
-    connection = _Unix(control, timeout)
-    try:
-        connection.request(method, resource, body)
-        response = connection.getresponse()
-        said = response.read()
-        # What there is no such resource for is not answered by us, and so not in JSON.
-        answer = json.loads(said) if response.headers.get_content_type() == "application/json" else {}
-    except PermissionError as e:
-        raise ControlError(f"permission denied: {control}; run as root or join the socket's group") from e
-    except (FileNotFoundError, ConnectionRefusedError) as e:
-        raise ControlError(f"nobody answers at {control}; is famezd running? (systemctl status famezd)") from e
-    except (OSError, http.client.HTTPException, ValueError) as e:
-        raise ControlError(f"cannot ask famezd at {control}: {e}") from e
-    finally:
-        connection.close()
-    if response.status != http.client.OK:
-        raise ControlError(answer.get("error", f"famezd answers {response.status} {response.reason}"))
-    return answer
-
-
-class _Unix(http.client.HTTPConnection):
-    """HTTP over an AF_UNIX socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+def _status(verb: str, answers: Any) -> int:  # noqa: ANN401
+    """The exit status of a verb that was answered."""
+    match verb:
+        case "status" if any(fabric["state"] != "serving" for fabric in answers["fabrics"]):
+            return FABRIC_DOWN
+        case "reload" if answers["failed"]:
+            return FABRIC_DOWN
+        case "check" if answers["problems"]:
+            return NOT_DONE
+    return os.EX_OK
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -126,34 +100,75 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"famezctl {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     status = verbs.add_parser("status", help="all fabrics")
-    status.set_defaults(ask=lambda path, _: get(path, "/api/v1/status"), show=_show_status)
+    status.set_defaults(ask=lambda path, _: get(path, "/api/v1/status"))
+    watched = verbs.add_parser("watch", help="the same, or one fabric's peers and how they ring, until Ctrl-C")
+    watched.add_argument("fabric", metavar="FABRIC", nargs="?")
+    watched.add_argument(
+        "-n", dest="seconds", type=_seconds, default=2.0, metavar="SECONDS", help="how often (default: %(default)g)"
+    )
     peers = verbs.add_parser("peers", help="who is on a fabric")
     peers.add_argument("fabric", metavar="FABRIC")
-    peers.set_defaults(ask=_ask_fabric("peers"), show=_show_peers)
+    peers.set_defaults(ask=_ask_fabric("peers"), show=show_peers)
     doorbells = verbs.add_parser("doorbells", help="who rang whom, and how often")
     doorbells.add_argument("fabric", metavar="FABRIC")
-    doorbells.set_defaults(ask=_ask_fabric("doorbells"), show=_show_doorbells)
+    doorbells.add_argument("--list", action="store_true", help="as a list, also where a matrix is not too wide")
+    doorbells.add_argument("--vectors", action="store_true", help="also on which vector each was rung")
+    doorbells.set_defaults(ask=_ask_fabric("doorbells"))
     switch = verbs.add_parser("switch", help="what a fabric's switch knows: with genz its ports and who is on them")
     switch.add_argument("fabric", metavar="FABRIC")
     switch.set_defaults(ask=_ask_fabric("switch"), show=show_switch)
     reload = verbs.add_parser("reload", help="read the configuration anew; with any mistake in it nothing changes")
-    reload.set_defaults(ask=lambda path, _: post(path, "/api/v1/reload"), show=_show_reload)
+    reload.add_argument("--force", action="store_true", help="remove also fabrics that have peers, and disconnect them")
+    reload.set_defaults(ask=_ask_reload, show=show_reload)
+    _add_file_verbs(verbs)
     restart = verbs.add_parser(
         "restart",
         help="have a new process serve a fabric; peers notice nothing, unless settings wait that disconnect them",
     )
     restart.add_argument("fabric", metavar="FABRIC")
-    restart.set_defaults(ask=_ask_fabric("restart", post), show=_show_restart)
+    restart.set_defaults(ask=_ask_fabric("restart", post), show=show_restart)
     kick = verbs.add_parser("kick", help="disconnect a peer from a fabric")
     kick.add_argument("fabric", metavar="FABRIC")
     kick.add_argument("peer", metavar="PEER", help="its id or its name, as in the list of `peers`")
-    kick.set_defaults(ask=_ask_kick, show=_show_kick)
+    kick.set_defaults(ask=_ask_kick, show=show_kick)
     _add_fault_verbs(verbs.add_parser("fault", help="have doorbells and messages fail by rules, on a relayed fabric"))
     qemu = verbs.add_parser("qemu", help="QEMU's arguments for a machine on a fabric")
     qemu.add_argument("fabric", metavar="FABRIC")
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
+    _take_json(verbs)
     return taught(parser)
+
+
+def _add_file_verbs(verbs: _Verbs) -> None:
+    check = verbs.add_parser("check", help="find all mistakes in the configuration; nothing is changed")
+    check.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="a famezd.yaml (default: what the running famezd reads)"
+    )
+    check.set_defaults(ask=_ask_check, show=show_check)
+    diff = verbs.add_parser("diff", help="what a reload would change; nothing is changed")
+    diff.set_defaults(ask=lambda path, _: get(path, "/api/v1/diff"), show=show_diff)
+    schema = verbs.add_parser("schema", help="the JSON Schemas of the configuration's files, for editors")
+    schema.add_argument(
+        "which", nargs="?", choices=("main", "fabric"), help="of famezd.yaml, or of a file in fabrics.d (default: both)"
+    )
+    schema.set_defaults(ask=_ask_schema, show=lambda answer: json.dumps(answer, indent=2))
+
+
+def _take_json(verbs: _Verbs) -> None:
+    """Takes --json after a verb, too."""
+    for verb in verbs.choices.values():
+        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not _MOST_OFTEN <= seconds <= _SELDOM:
+        raise argparse.ArgumentTypeError(f"must be {_MOST_OFTEN:g} to {_SELDOM} seconds, not {text}")
+    return seconds
 
 
 def _add_fault_verbs(fault: argparse.ArgumentParser) -> None:
@@ -176,15 +191,37 @@ def _add_fault_verbs(fault: argparse.ArgumentParser) -> None:
     add.set_defaults(ask=_ask_add_fault, show=lambda answer: str(answer["id"]))
     listed = verbs.add_parser("list", help="the rules, and how often each struck")
     listed.add_argument("fabric", metavar="FABRIC")
-    listed.set_defaults(ask=_ask_fabric("faults"), show=_show_faults)
+    listed.set_defaults(ask=_ask_fabric("faults"), show=show_faults)
     clear = verbs.add_parser("clear", help="take a rule away, or all")
     clear.add_argument("fabric", metavar="FABRIC")
     clear.add_argument("rule", type=int, nargs="?", metavar="ID", help="the rule's id, as in the list (default: all)")
-    clear.set_defaults(ask=_ask_clear_faults, show=_show_cleared)
+    clear.set_defaults(ask=_ask_clear_faults, show=show_cleared)
+    _take_json(verbs)
 
 
 def _ask_fabric(what: str, ask: Callable[[Path, str], Any] = get) -> Any:  # noqa: ANN401
     return lambda path, arguments: ask(path, f"{_fabric(arguments)}/{what}")
+
+
+def _ask_reload(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    return post(path, "/api/v1/reload" + ("?force=true" if arguments.force else ""))
+
+
+def _ask_check(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    if arguments.file is not None:
+        from famezd.configreport import main_file, report  # noqa: PLC0415 (this takes long, and is seldom needed)
+
+        return report(main_file(arguments.file))
+    try:
+        return get(path, "/api/v1/check")
+    except NobodyAnswersError as e:
+        raise ControlError(f"{e}; without it name the file, as in `famezctl check /etc/famez/famezd.yaml`") from e
+
+
+def _ask_schema(_: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    from famezd.configreport import schemas  # noqa: PLC0415 (this takes long, and is seldom needed)
+
+    return schemas() if arguments.which is None else schemas()[arguments.which]
 
 
 def _ask_kick(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -210,88 +247,3 @@ def _ask_clear_faults(path: Path, arguments: argparse.Namespace) -> Any:  # noqa
 
 def _fabric(arguments: argparse.Namespace) -> str:
     return f"/api/v1/fabrics/{quote(arguments.fabric, safe='')}"
-
-
-def _show_status(answer: dict[str, Any]) -> str:
-    head = ("FABRIC", "STATE", "PERSONALITY", "DOORBELLS", "PORTS", "PEERS", "VECTORS", "RUNG", "RESTARTS", "SOCKET")
-    keys = ("name", "state", "personality", "doorbells", "ports", "peers", "vectors", "rung", "restarts", "socket")
-    fabrics = [fabric | {"peers": f"{fabric['peers']}/{fabric['peers_limit']}"} for fabric in answer["fabrics"]]
-    notes = [f"fabric {f['name']} is not served: {f['failure']}" for f in fabrics if f["failure"]]
-    notes += [_waits(f["name"], "; ".join(f["waiting"])) for f in fabrics if f["waiting"]]
-    notes += [f"configuration refused: {problem}" for problem in answer["configuration"]["problems"]]
-    return "\n".join([table([head, *([str(fabric[key]) for key in keys] for fabric in fabrics)]), *notes])
-
-
-def _waits(fabric: str, why: str) -> str:
-    return f"fabric {fabric} waits for `famezctl restart {fabric}`, which disconnects its peers: {why}"
-
-
-def _show_reload(answer: dict[str, Any]) -> str:
-    lines = [f"{done}: {', '.join(answer[done])}" for done in ("added", "removed", "changed") if answer[done]]
-    lines += [_waits(name, why) for name, why in answer["waiting"].items()]
-    lines += [f"fabric {name} failed: {why}" for name, why in answer["failed"].items()]
-    return "\n".join(lines) or "nothing has changed"
-
-
-def _show_restart(answer: dict[str, Any]) -> str:
-    took = f"restarted; nobody served for {answer['pause'] * 1e3:.1f} ms"
-    if answer["why"]:
-        return f"{took}; {answer['disconnected']} peers were disconnected: {answer['why']}"
-    return took
-
-
-def _show_kick(answer: dict[str, Any]) -> str:
-    return f"peer {_called(answer['kicked'], answer['name'])} was disconnected"
-
-
-def _called(peer: int, name: str | None) -> str:
-    return str(peer) if name in (None, str(peer)) else f"{peer} {name}"
-
-
-def _show_faults(answer: dict[str, Any]) -> str:
-    rows = [
-        [str(f["id"]), f["rule"], "file" if f["configured"] else "famezctl", str(f["seen"]), str(f["struck"])]
-        for f in answer["faults"]
-    ]
-    return table([("ID", "RULE", "FROM", "SEEN", "STRUCK"), *rows])
-
-
-def _show_cleared(answer: dict[str, Any]) -> str:
-    return "cleared: " + (", ".join(map(str, answer["cleared"])) or "none")
-
-
-def _show_peers(answer: dict[str, Any]) -> str:
-    now = time.time()
-    keys = ("id", "name", "kind", "program", "pid", "uid", "since")
-    peers = [p | {"program": p["program"] or "-", "since": _duration(now - p["joined"])} for p in answer["peers"]]
-    if answer["switch"] is not None:
-        peers.append(answer["switch"] | {"program": "-", "since": "-"})
-    return table([[key.upper() for key in keys], *([str(peer[key]) for key in keys] for peer in peers)])
-
-
-def _show_doorbells(answer: dict[str, Any]) -> str:
-
-    def called(peer: int) -> str:
-        return _called(peer, answer["names"].get(str(peer)))
-
-    rows = [[called(p["src"]), called(p["dst"]), str(p["count"])] for p in answer["pairs"] if p["count"]]
-    vectors = [[called(v["dst"]), str(v["vector"]), str(v["count"])] for v in answer["vectors"] if v["count"]]
-    pairs = table([("SRC", "DST", "DOORBELLS"), *rows])
-    note = _DIRECT.format(answer["fabric"]) if answer["doorbells"] == "direct" else ""
-    return note + pairs + "\n\n" + table([("DST", "VECTOR", "DOORBELLS"), *vectors])
-
-
-def table(rows: list[Any]) -> str:
-    """Rows of texts in columns; the first is the heading."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    for n, unit in ((days, "d"), (hours, "h"), (minutes, "min")):
-        if n >= 1:
-            return f"{int(n)} {unit}"
-    return f"{max(0, int(seconds))} s"

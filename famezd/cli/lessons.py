@@ -22,12 +22,21 @@ LESSONS: Final = {
             ("famezctl peers lab", "who is on the fabric lab"),
             ("famezctl qemu lab", "what to start QEMU with, for a machine there"),
             ("famezctl fault add lab 1 2 --drop 10%", "lose a tenth of what peer 1 rings peer 2"),
+            ("famezctl diff", "what a reload would change"),
             ("famezctl reload", "have changed files in force, unless there is a mistake in them"),
         ),
     ),
     "status": Lesson(
-        "What waits for a restart, and why a fabric has failed, stands below the table.",
+        "What waits for a restart, why a fabric has failed, and what else to look at, stands below the table.\n"
+        "Rates are of the last ten seconds or so.",
         (("famezctl status", "exit status 3 if a fabric is not served"),),
+    ),
+    "watch": Lesson(
+        "It draws on the whole terminal; elsewhere it prints one look after the other, with --json each in a line.",
+        (
+            ("famezctl watch", "all fabrics, every two seconds"),
+            ("famezctl watch lab -n 0.5", "who rings on lab, and how much, twice a second"),
+        ),
     ),
     "peers": Lesson(
         "An id is a port, unless ports are fresh. A name is what the peer claims: by its slot, or by QEMU's -name.",
@@ -35,13 +44,38 @@ LESSONS: Final = {
     ),
     "doorbells": Lesson(
         "They are counted since the fabric began, through deaths of its worker and restarts of famezd.\n"
-        "Direct doorbells pass famezd by, and are not counted.",
-        (("famezctl doorbells lab", "by pairs, and by vectors"),),
+        "Direct doorbells pass famezd by, and are not counted. A matrix that is wider than the terminal is a list.",
+        (
+            ("famezctl doorbells lab", "a row for who rang, a column for who was rung"),
+            ("famezctl doorbells lab --vectors --list", "as lists, also by vectors"),
+        ),
     ),
     "switch": Lesson("With a plug-in it is what that keeps.", (("famezctl switch lab", "a drawing of its ports"),)),
     "reload": Lesson(
-        "It returns when all is in force. What would disconnect peers waits for `famezctl restart FABRIC`.",
-        (("famezctl reload", "what was added, removed and changed, and what waits"),),
+        "It returns when all is in force. What would disconnect peers waits for `famezctl restart FABRIC`; where a\n"
+        "fabric that has peers would be removed the whole reload is refused, unless it is forced.",
+        (
+            ("famezctl reload", "what was added, removed and changed, and what waits"),
+            ("famezctl reload --force", "removes also what is in use"),
+        ),
+    ),
+    "check": Lesson(
+        "Each mistake is a line with file, line, column, key and what would be right; then the exit status is 1.",
+        (
+            ("famezctl check", "what the running famezd would read"),
+            ("famezctl check /etc/famez/famezd.yaml", "this file, and fabrics.d beside it; no famezd is needed"),
+        ),
+    ),
+    "diff": Lesson(
+        "The running famezd reads the files, and compares them with what is in force.",
+        (("famezctl diff", "for each fabric what would happen to it, and each setting, old -> new"),),
+    ),
+    "schema": Lesson(
+        "Editors complete and check by it; no famezd is needed.",
+        (
+            ("famezctl schema fabric", "of a file in fabrics.d"),
+            ("famezctl schema", "both, by name"),
+        ),
     ),
     "restart": Lesson(
         "Doorbells pass on meanwhile, but for a pause of some milliseconds.",

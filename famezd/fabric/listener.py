@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.permissions import OURS, as_made, give
+from famezd.remedies import REMEDIES
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
@@ -21,6 +22,7 @@ _REMEDIES = {
     errno.ENOENT: "; make its directory",
     errno.EACCES: "; let us write to its directory",
     errno.EPERM: "; run as root, or choose an owner and a group that are ours to give",
+    **{number: f"; {remedy}" for number, remedy in REMEDIES.items()},
 }
 
 

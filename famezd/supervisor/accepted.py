@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from famezd import kinds
 from famezd.config import Config, ConfigError, Fabric, load
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.store import Store
@@ -24,14 +25,23 @@ class Accepted(BaseModel):
     faults: dict[str, FaultTable] = {}
     """The fault rules that are in force on fabrics that have, or had, any."""
 
+    accounts: dict[str, int] = {}
+    """Numbers of the users and groups that it names, as `famezd.kinds.ACCOUNTS` has them: they may go."""
+
     def fabric(self, name: str) -> Fabric:
         """A fabric as it is to be served."""
         return self.served.get(name, self.config.fabrics[name])
 
 
+class _Accounts(BaseModel):
+    """The part of it that has to be known before the rest can be checked."""
+
+    accounts: dict[str, int] = {}
+
+
 def keep(accepted: Accepted, store: Store) -> None:
     """Hands it to the next famezd."""
-    store.keep_config(accepted.model_dump_json())
+    store.keep_config(accepted.model_copy(update={"accounts": kinds.ACCOUNTS}).model_dump_json())
 
 
 def recall(store: Store) -> Accepted | None:
@@ -40,7 +50,8 @@ def recall(store: Store) -> Accepted | None:
     if text is None:
         return None
     try:
-        return Accepted.model_validate_json(text)
+        with kinds.recalled(_Accounts.model_validate_json(text).accounts):
+            return Accepted.model_validate_json(text).model_copy(update={"accounts": {}})
     except ValidationError as e:
         structlog.get_logger().warning("the configuration that was accepted last cannot be used any more", error=str(e))
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +24,7 @@ from famezd.statepage import StateError
 from famezd.supervisor.faults import UnknownRuleError
 from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
+from famezd.supervisor.rates import History
 from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
 from famezd.supervisor.view import ConfigView, FabricView
 
@@ -30,10 +32,14 @@ Look = Callable[[], Sequence[FabricView]]
 
 
 def application(
-    look: Look, config: Callable[[], ConfigView], metrics: CollectorRegistry, operations: Operations | None
+    look: Look,
+    config: Callable[[], ConfigView],
+    metrics: CollectorRegistry,
+    history: History,
+    operations: Operations | None,
 ) -> web.Application:
     """The application; `look` returns a view of each fabric, without `operations` it is read-only."""
-    handlers = _Handlers(look, config, metrics)
+    handlers = _Handlers(look, config, metrics, history)
     app = web.Application()
     app.add_routes(
         [
@@ -52,6 +58,9 @@ def application(
         changing = _ChangingHandlers(operations)
         app.add_routes(
             [
+                # What stands in the files is not for everybody.
+                web.get("/api/v1/check", changing.check),
+                web.get("/api/v1/diff", changing.diff),
                 web.post("/api/v1/reload", changing.reload),
                 web.post("/api/v1/fabrics/{fabric}/restart", changing.restart),
                 web.post("/api/v1/fabrics/{fabric}/peers/{peer}/kick", changing.kick),
@@ -64,10 +73,13 @@ def application(
 
 
 class _Handlers:
-    def __init__(self, look: Look, config: Callable[[], ConfigView], metrics: CollectorRegistry) -> None:
+    def __init__(
+        self, look: Look, config: Callable[[], ConfigView], metrics: CollectorRegistry, history: History
+    ) -> None:
         self._look = look
         self._config = config
         self._metrics = metrics
+        self._history = history
 
     async def metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -81,11 +93,13 @@ class _Handlers:
         return _json(
             {
                 "version": __version__,
+                "pid": os.getpid(),
                 "configuration": {
+                    "successful": config.successful,
                     "accepted": config.accepted,
                     "problems": [str(problem) for problem in config.problems],
                 },
-                "fabrics": [_fabric(view) for view in self._look()],
+                "fabrics": [_fabric(view, self._history) for view in self._look()],
             }
         )
 
@@ -189,9 +203,18 @@ class _ChangingHandlers:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
+    async def check(self, _: web.Request) -> web.Response:
+        return _json(self._operations.report())
+
+    async def diff(self, _: web.Request) -> web.Response:
+        try:
+            return _json(asdict(self._operations.diff()))
+        except ConfigError as e:
+            raise _no(web.HTTPUnprocessableEntity, str(e)) from e
+
     @_logged
-    async def reload(self, _: web.Request) -> web.Response:
-        return _json(asdict(await self._operations.reload()))
+    async def reload(self, request: web.Request) -> web.Response:
+        return _json(asdict(await self._operations.reload(force=request.query.get("force") == "true")))
 
     @_logged
     async def restart(self, request: web.Request) -> web.Response:
@@ -226,8 +249,9 @@ def _no(kind: type[web.HTTPError], why: str) -> web.HTTPError:
     return kind(text=json.dumps({"error": why}), content_type="application/json")
 
 
-def _fabric(view: FabricView) -> dict[str, Any]:
-    fabric = view.fabric
+def _fabric(view: FabricView, history: History) -> dict[str, Any]:
+    fabric, rates, remarks = view.fabric, history.rates(view), _remarks(view, history)
+    worries = bool(remarks or view.waiting)
     return {
         "name": fabric.name,
         "state": view.state.value,
@@ -245,7 +269,20 @@ def _fabric(view: FabricView) -> dict[str, Any]:
         "restarts": view.restarts,
         "failure": view.failure,
         "waiting": list(view.waiting),
+        "health": "down" if not view.up else "warning" if worries else "ok",
+        "remarks": remarks,
+        "rates": None if rates is None else asdict(rates),
     }
+
+
+def _remarks(view: FabricView, history: History) -> list[str]:
+    """What an operator should know of a fabric, a phrase each."""
+    remarks = history.worries(view)
+    if len(view.peers) == view.fabric.peers:
+        remarks.append("there is no room for another peer")
+    if view.faults:
+        remarks.append(f"doorbells or messages fail on purpose: see `famezctl fault list {view.fabric.name}`")
+    return remarks
 
 
 def _json(data: object) -> web.Response:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from famezd.config import Config, ConfigError, Problem, load
+from famezd.configreport import report
 from famezd.errors import FamezError
 from famezd.faultsettings import read_fault
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
+from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import misfits, worker_settings
 from famezd.supervisor.view import ConfigView, look
 from famezd.supervisor.worker import State, Worker
@@ -42,6 +44,8 @@ class Reloaded:
 
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    disconnected: dict[str, int] = field(default_factory=dict)
+    """Peers whose membership the removal of their fabric ended, where there were any."""
     changed: list[str] = field(default_factory=list)
     """In place: their peers noticed nothing."""
     waiting: dict[str, str] = field(default_factory=dict)
@@ -89,24 +93,44 @@ class Operations:
         except FamezError as e:
             self._log.error("reload failed", error=str(e))
 
-    async def reload(self) -> Reloaded:
+    def report(self) -> dict[str, object]:
+        """What `check` finds, for JSON."""
+        return report(self._service.path, lambda _: self.check())
+
+    def check(self) -> Config:
+        """Reads the configuration and changes nothing; raises ConfigError if a reload would refuse it for a mistake."""
+        config = load(self._service.path)
+        running = self._service.accepted.config.runtime_directory
+        if config.runtime_directory != running:
+            why = f"is {running} as long as famezd runs: restart famezd to change it"
+            raise ConfigError([Problem(self._service.path, 1, 1, "runtime_directory", why)])
+        return config
+
+    def diff(self) -> Difference:
+        """What a reload would do; raises ConfigError as `check` does."""
+        return difference(self._service.accepted.config, self._service.workers, self.check())
+
+    async def reload(self, *, force: bool = False) -> Reloaded:
         """Reads the configuration anew and does what it says.
 
-        Raises ConfigError if there is any mistake in it; then nothing has changed.
+        Raises ConfigError if there is any mistake in it, and, unless `force`, if it would remove a fabric that has
+        peers; then nothing has changed.
         """
         async with self._one_by_one:
             service = self._service
             self._check_open()
             service.manager.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", wait=True)
             try:
-                return await self._reload()
+                return await self._reload(force=force)
             finally:
                 service.manager.tell("READY=1", f"STATUS={service.summary()}", wait=True)
 
-    async def _reload(self) -> Reloaded:
+    async def _reload(self, *, force: bool) -> Reloaded:
         service = self._service
         try:
-            config = load(service.path)
+            config = self.check()
+            if not force and (refused := list(removals(service.path, service.workers, config))):
+                raise ConfigError(refused)  # noqa: TRY301 (one among those of the calls around it)
             listener = self._bind(config)
         except ConfigError as e:
             service.refuse(e)
@@ -129,12 +153,8 @@ class Operations:
         return reloaded
 
     def _bind(self, config: Config) -> socket.socket | None:
-        """Checks what only the running service can: listens where HTTP is to move. Raises ConfigError."""
+        """Listens where HTTP is to move, None if it is not; raises ConfigError if that cannot be done."""
         service = self._service
-        running = service.accepted.config.runtime_directory
-        if config.runtime_directory != running:
-            why = f"is {running} as long as famezd runs: restart famezd to change it"
-            raise ConfigError([Problem(service.path, 1, 1, "runtime_directory", why)])
         if config.http.address is None or not service.http.moves(config.http.address):
             return None
         try:
@@ -146,6 +166,10 @@ class Operations:
         workers = self._service.workers
         for name in workers.keys() - config.fabrics.keys():
             worker = workers[name]
+            if peers := present(worker):
+                self._log.warning("fabric is removed, its peers are disconnected", fabric=name, peers=listed(peers))
+                reloaded.disconnected[name] = len(peers)
+            # It passes on what was rung before it ends.
             worker.stop()
             await worker.settled.wait()
             worker.remove()
@@ -155,19 +179,16 @@ class Operations:
     def _waits(self, worker: Worker, config: Config, reloaded: Reloaded) -> bool:
         """Whether a fabric has peers whom its new settings would disconnect."""
         name = worker.fabric.name
-        unfit = misfits(config.fabrics[name], worker.fabric, worker.settings)
-        if not unfit or not worker.has_peers:
-            return False
-        reloaded.waiting[name] = "; ".join(unfit)
-        return True
+        if why := disconnecting(worker, config.fabrics[name]):
+            reloaded.waiting[name] = "; ".join(why)
+        return bool(why)
 
     async def _change(self, config: Config, reloaded: Reloaded) -> None:
         service = self._service
         for name, worker in service.workers.items():
             fabric = config.fabrics[name]
             faults = worker.faults.fitting(fabric)
-            as_it_was = fabric == worker.fabric and faults == worker.faults and worker.state is not State.FAILED
-            if name in service.accepted.served or as_it_was:
+            if name in service.accepted.served or is_as_it_was(worker, fabric):
                 continue
             if worker_settings(fabric) == worker.settings._replace(faults="") and worker.state is State.SERVING:
                 worker.fabric = fabric
@@ -225,15 +246,15 @@ class Operations:
             self._check_open()
             worker = self._worker(name)
             fabric = service.accepted.config.fabrics[name]
-            unfit = misfits(fabric, worker.fabric, worker.settings)
-            present = 0 if worker.page is None else len(worker.page.occupants())
+            why = misfits(fabric, worker.fabric, worker.settings)
+            peers = 0 if worker.page is None else len(worker.page.occupants())
             began = time.monotonic()
-            if not unfit and worker.state is State.SERVING:
+            if not why and worker.state is State.SERVING:
                 return Restarted(await worker.succeed(fabric), 0, "")
             await worker.restart(fabric)
             waiting = {name: f for name, f in service.accepted.served.items() if name != worker.fabric.name}
             service.accept(service.accepted.config, waiting)
-            return Restarted(time.monotonic() - began, present if unfit else 0, "; ".join(unfit))
+            return Restarted(time.monotonic() - began, peers if why else 0, "; ".join(why))
 
     async def kick(self, name: str, peer: str) -> tuple[int, str]:
         """Ends the membership of a peer, given by its id or its name; returns both.

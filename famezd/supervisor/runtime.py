@@ -13,6 +13,7 @@ from pathlib import Path
 from famezd.config import Config
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials, identity, unlink
+from famezd.remedies import REMEDIES
 
 
 class RuntimeDirectoryError(FamezError):
@@ -28,10 +29,9 @@ def runtime_directory(config: Config) -> Iterator[None]:
         lock = _lock(config)
     except OSError as e:
         where = f" ({e.filename})" if e.filename not in (None, str(path)) else ""
-        raise RuntimeDirectoryError(
-            f"cannot use the runtime directory {path}: {e.strerror}{where}; set runtime_directory to one that "
-            f"user id {os.geteuid()} can write to"
-        ) from e
+        other = f"set runtime_directory to one that user id {os.geteuid()} can write to"
+        remedy = f"{REMEDIES[e.errno]}, or {other}" if e.errno in REMEDIES else other
+        raise RuntimeDirectoryError(f"cannot use the runtime directory {path}: {e.strerror}{where}; {remedy}") from e
     try:
         yield
     finally:

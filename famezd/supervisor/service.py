@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
@@ -16,12 +17,14 @@ from famezd.config import Config, ConfigError, Fabric
 from famezd.errors import FamezError
 from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
+from famezd.remedies import REMEDIES
 from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
 from famezd.supervisor.http import HttpError, Server
 from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics import registry
 from famezd.supervisor.operations import Operations
+from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
@@ -49,6 +52,7 @@ class Service:
         self.workers: dict[str, Worker] = {}
         """By the fabrics' names."""
         self.config_view = ConfigView(True, time.time(), ())
+        self._history = History()
         self._resumes = bool(store.fabrics)
         self._on_ready = ready
         self._log = structlog.get_logger()
@@ -57,7 +61,7 @@ class Service:
         self._told = ""
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
-        asked = partial(application, self.look, self.config, registry(self.look, self.config))
+        asked = partial(application, self.look, self.config, registry(self.look, self.config), self._history)
         self.http = Server(asked(None), asked(self._operations), store.others)
 
     async def run(self) -> None:
@@ -131,6 +135,7 @@ class Service:
         started = asyncio.gather(*(worker.settled.wait() for worker in self.workers.values()))
         stop = asyncio.ensure_future(self._stop.wait())
         keep_alive = asyncio.ensure_future(self._keep_alive())
+        keep_history = asyncio.ensure_future(self._keep_history(started))
         try:
             await asyncio.wait((started, stop), return_when=asyncio.FIRST_COMPLETED)
             failed = [worker for worker in self.workers.values() if worker.state is State.FAILED]
@@ -144,9 +149,10 @@ class Service:
                 self._on_ready(self.http.url)
                 await stop
         finally:
-            for task in (started, stop, keep_alive):
+            tasks = started, stop, keep_alive, keep_history
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(started, stop, keep_alive, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end(self, *, goes_on: bool) -> None:
         """Stops all workers; what their fabrics are made of goes, too, unless another famezd is to go on with it."""
@@ -184,8 +190,9 @@ class Service:
             path.unlink(missing_ok=True)
             listening = NotifySocket(str(path))
         except OSError as e:
+            remedy = REMEDIES.get(e.errno or 0, "move away what is there")
             raise ServiceError(
-                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; move away what is there, "
+                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; {remedy}, "
                 f"or set another runtime_directory"
             ) from e
         loop = asyncio.get_running_loop()
@@ -229,6 +236,12 @@ class Service:
         if self.config_view.problems:
             parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
         return "; ".join(parts)
+
+    async def _keep_history(self, started: asyncio.Future[list[Literal[True]]]) -> None:
+        await asyncio.wait([started])
+        while True:
+            self._history.note(self.look())
+            await asyncio.sleep(EVERY)
 
     async def _keep_alive(self) -> None:
         """Feeds systemd's watchdog: from this loop, and so only while it turns."""

@@ -66,6 +66,8 @@ class FabricView:
     switch: PeerView | None = None
     """Where the switch is a peer itself, and the fabric is served; the pid is its worker's."""
 
+    page: int = 0
+    """Tells its stats page from others: where it is another one, the counters began anew; 0 while there is none."""
     state_page: StatePage | None = None
     """Where its switch keeps what it knows, None where it knows nothing."""
 
@@ -102,6 +104,7 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     seen = replace(seen, state_page=worker.state_page)
     if page is None:
         return seen
+    seen = replace(seen, page=page.identity)
     ids = _ids(worker.fabric, page)
     occupants = page.occupants() if seen.up else []
     if seen.up:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from famezd.client import ClientError, Doorbell, Peer
+from famezd.mailbox import FileMemory, Slots
 from tests.daemon import PATIENCE, Famezd, eventually
 
 LAB = {"personality": "genz", "peers": 4, "vectors": 16}
@@ -178,8 +179,9 @@ def test_fabrics_are_added_and_removed_and_others_are_left_alone(famezd: Famezd)
         define(famezd, "new", peers=2, vectors=1)
         (famezd.config.parent / "fabrics.d" / "plain.yaml").unlink()
         with Traffic(one, other):
-            done = famezd.ctl("reload")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "added: new\nremoved: plain\n", "")
+            done = famezd.ctl("reload", "--force")
+        told = "added: new\nremoved: plain\nfabric plain had 1 peers, who were disconnected\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
         assert fabric(famezd, "lab")["pid"] == pid
         with pytest.raises(ClientError, match="the server has ended the membership"):
             leaver.wait(PATIENCE)
@@ -189,6 +191,54 @@ def test_fabrics_are_added_and_removed_and_others_are_left_alone(famezd: Famezd)
             assert newcomer.id == 0
         assert famezd.metrics("famez_fabric_up", "fabric") == {("lab",): 1, ("new",): 1}
         assert famezd.ctl("reload").stdout == "nothing has changed\n"
+
+
+def test_a_fabric_that_has_peers_is_not_removed(famezd: Famezd) -> None:
+    with famezd.join("plain") as one, famezd.join("plain") as other, famezd.join("lab") as named:
+        while other.id not in one.peers:
+            assert one.wait(PATIENCE)
+        Slots(FileMemory(named.memory)).name(named.id, "web", "")
+        define(famezd, "new", peers=2, vectors=1)
+        for name in ("plain", "lab"):
+            (famezd.config.parent / "fabrics.d" / f"{name}.yaml").rename(famezd.config.parent / f"{name}.off")
+        with Traffic(one, other):
+            done = famezd.ctl("reload")
+            famezd.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "reload failed" in famezd.log.read_text(), "SIGHUP is refused, too")
+        assert (done.returncode, done.stdout) == (1, "")
+        for_lab, for_plain = done.stderr.splitlines()
+        assert "fabrics.d/lab.yaml:1:1: has been removed, and there are peers on fabric lab: 1 web; " in for_lab
+        assert "fabrics.d/plain.yaml:1:1: has been removed, and there are peers on fabric plain: 0, 1; " in for_plain
+        assert "`famezctl reload --force`" in for_plain
+        assert famezd.metrics("famez_fabric_up", "fabric") == {("lab",): 1, ("plain",): 1}
+        assert famezd.metrics("famez_config_last_reload_successful").total() == 0
+        assert "configuration refused: " in famezd.ctl("status").stdout
+        (famezd.config.parent / "lab.off").rename(famezd.config.parent / "fabrics.d" / "lab.yaml")
+    eventually(lambda: fabric(famezd, "plain")["peers"] == 0, "they have left")
+    # Whom nobody is on goes without force.
+    done = famezd.ctl("reload")
+    assert (done.returncode, done.stdout) == (0, "added: new\nremoved: plain\n")
+
+
+def test_what_was_rung_is_passed_on_before_a_fabric_is_removed(famezd: Famezd) -> None:
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        (famezd.config.parent / "fabrics.d" / "lab.yaml").unlink()
+        pid = fabric(famezd, "lab")["pid"]
+        assert isinstance(pid, int)
+        os.kill(pid, signal.SIGSTOP)
+        # It finds this when it is told to stop.
+        one.ring(other.id, 3)
+        reloading = threading.Thread(target=famezd.ctl, args=("reload", "--force"))
+        reloading.start()
+        told = r"fabric is removed, its peers are disconnected +fabric=lab peers='1, 2'"
+        eventually(lambda: re.search(told, famezd.log.read_text()), "it is told to stop")
+        os.kill(pid, signal.SIGCONT)
+        reloading.join()
+        rung = next(bell for bell, vector in other._bells.items() if vector == 3)
+        assert int.from_bytes(os.read(rung, 8), "little") == 1
+        with pytest.raises(ClientError, match="the server has ended the membership"):
+            other.wait(PATIENCE)
+    assert [f["name"] for f in json.loads(famezd.ctl("--json", "status").stdout)["fabrics"]] == ["plain"]
 
 
 def test_with_any_mistake_nothing_changes(famezd: Famezd) -> None:

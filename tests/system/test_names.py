@@ -87,7 +87,7 @@ def test_a_peer_is_called_as_its_slot_says(famezd: Famezd) -> None:
         eventually(lambda: famezd.pairs("lab").total() == 3, "all are counted")
         # Ids there: names are written by guests.
         assert famezd.pairs("lab") == {(1, 2): 1, (2, 1): 1, (2, 5): 1}
-        doorbells = famezd.ctl("doorbells", "lab").stdout
+        doorbells = famezd.ctl("doorbells", "lab", "--list").stdout
         assert re.search(r"^1 host1\.1 +2 +1$", doorbells, re.MULTILINE)
         assert re.search(r"^2 +1 host1\.1 +1$", doorbells, re.MULTILINE)
         assert re.search(r"^2 +5 Z-switch +1$", doorbells, re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import os
 import socket
 import stat
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from famezd.config import FaultSettings, load
+from famezd import kinds
+from famezd.config import ConfigError, FaultSettings, load
 from famezd.notify import Manager, Notification, NotifySocket
 from famezd.statepage import StatePage
 from famezd.supervisor import view
@@ -263,6 +265,41 @@ def test_mistakes_leave_the_configuration_that_was_accepted(systemd: Systemd, tm
     assert found == accepted
     assert refused is not None
     assert [problem.key for problem in refused.problems] == ["peers"]
+
+
+def test_a_group_that_has_gone_is_what_it_was(
+    systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "ACCOUNTS", {})
+    group = grp.getgrgid(os.getegid())
+    settings = f"socket: {{group: {group.gr_name}}}\naccess: {{groups: [{group.gr_name}]}}"
+    path = write_config(tmp_path, lab=settings)
+    keep(at_start(path, systemd.start())[0], systemd.start())
+    systemd.hear()
+    kept = systemd.start().config
+    assert kept is not None
+    # It was called something else then.
+    for quoted in ('"{}"', '"group {}"'):
+        kept = kept.replace(quoted.format(group.gr_name), quoted.format("vanished"))
+    systemd.start().keep_config(kept)
+    systemd.hear()
+    (tmp_path / "fabrics.d" / "lab.yaml").write_text(settings.replace(group.gr_name, "vanished"))
+    kinds.ACCOUNTS.clear()
+    found, refused = at_start(path, systemd.start())
+    assert refused is not None
+    assert [problem.key for problem in refused.problems] == ["socket.group", "access.groups[0]"]
+    assert all("this system has no group 'vanished'" in str(problem) for problem in refused.problems)
+    assert found.config.fabrics["lab"].socket.gid == group.gr_gid
+    assert found.config.fabrics["lab"].access.group_ids == [group.gr_gid]
+    # That is so for what was accepted, and for nothing else.
+    with pytest.raises(ConfigError):
+        load(path)
+    # Nor can it be known without having been written down.
+    kinds.ACCOUNTS.clear()
+    control = '{"group": "vanished"}'
+    systemd.start().keep_config(f'{{"config": {{"runtime_directory": "/run", "fabrics": {{}}, "control": {control}}}}}')
+    systemd.hear()
+    assert recall(systemd.start()) is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no JSON", '{"config": {"fabrics": {}, "unheard_of": 1}}'])

@@ -113,6 +113,24 @@ def test_mistakes_found_at_the_start_change_nothing() -> None:
             pair.works()
 
 
+def test_a_group_that_has_gone_is_a_mistake_that_ends_nothing() -> None:
+    assert run("groupadd", "machines").returncode == 0
+    access = {"users": ["root"], "groups": ["machines"]}
+    with Unit({"lab": LAB | {"access": access}}) as unit, pairs(unit, "lab") as (lab,):
+        assert run("groupdel", "machines").returncode == 0
+        unit.restart()
+        lab.works()
+        assert "access.groups[0]: must be the name or number of a group" in unit.journal()
+        assert "this system has no group 'machines'" in unit.journal()
+        assert run("systemctl", "reload", NAME).returncode != 0
+        done = unit.ctl("restart", "lab")
+        assert done.returncode == 0, done.stderr
+        lab.works()
+        unit.write("lab", **LAB)
+        systemctl("reload", NAME)
+        lab.works()
+
+
 def test_a_port_that_is_taken_at_the_start_keeps_no_fabric_from_going_on() -> None:
     with Unit(BOTH) as unit, pairs(unit, "lab", "fresh") as both:
         with unit.down():
@@ -151,7 +169,13 @@ def test_a_reload_adds_and_removes_fabrics() -> None:
         main = unit.main_pid
         unit.file("fresh").unlink()
         unit.write("new", **LAB)
-        systemctl("reload", NAME)
+        assert run("systemctl", "reload", NAME).returncode != 0
+        assert "has been removed, and there are peers on fabric fresh: " in unit.journal()
+        assert not unit.socket("new").exists()
+        for pair in (lab, fresh):
+            pair.works()
+        done = unit.ctl("reload", "--force")
+        assert done.returncode == 0, done.stderr
         assert (unit.main_pid, last_reload_successful(unit)) == (main, True)
         with unit.join("new") as peer:
             assert peer.id == 1
