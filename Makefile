@@ -35,7 +35,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format
 
 reference: $(VENV)/.dev
-	$(BIN)/python -m reference
+	$(BIN)/python -m docs.reference
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.relay

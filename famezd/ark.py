@@ -138,7 +138,13 @@ class Ark:
         self._generation, self._pairs = generation, pairs
 
     def clear(self) -> None:
-        """Lets go of everything: there is no ark until the next `renew`."""
+        """Lets go of everything: there is no ark until the next `renew`.
+
+        The manager may be late to hear of it, or dead. So the pairs are emptied, whoever has them: what happens from
+        now on is not written down there, and nobody must go on from what was true before.
+        """
+        for pair in self._pairs:
+            pair.empty()
         self._drop(self._generation, self._pairs)
         self._pairs = []
 
@@ -240,6 +246,14 @@ class _Pair:
         except BlockingIOError:
             pass
         return False
+
+    def empty(self) -> None:
+        try:
+            # In order, so that what is left by who is killed meanwhile does not begin as an ark does.
+            while self._reading.recv(_MAX_TEXT):
+                pass
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
         self._reading.close()

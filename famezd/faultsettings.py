@@ -167,8 +167,8 @@ def list_mistakes(fabric: FabricSettings) -> Iterator[Mistake]:
         parts = frozenset(f"faults[{n}].{key}" for key in FaultSettings.model_fields)
         found += [Mistake(("faults", n, *m.loc), m.message, m.because | known) for m in fault.mistakes(fabric)]
         found += [Mistake(("faults", n, *m.loc), m.message, known | parts) for m in fault.own_mistakes()]
-    # Those of whole rules last: the others would be taken to follow from them.
-    yield from sorted(found, key=lambda mistake: len(mistake.loc) == len(("faults", 0)))
+    # Those of whole rules last, and from behind: the others would be taken to follow from them.
+    yield from sorted(reversed(found), key=lambda mistake: len(mistake.loc) == len(("faults", 0)))
 
 
 def read_fault(asked: Mapping[str, object], fabric: FabricSettings) -> FaultSettings:

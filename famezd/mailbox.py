@@ -354,6 +354,22 @@ class FileMemory:
         """Lets go of the memory; the descriptor stays the caller's."""
 
 
+class OwnMemory(FileMemory):
+    """The same through an open file of its own.
+
+    All who were handed one open file share its flags, and where one of them sets O_APPEND, what the others write to
+    anywhere goes behind the end.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Raises OSError if the file cannot be opened anew: it may be another user's."""
+        super().__init__(os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC))
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._descriptor)
+
+
 class MappedMemory(FileMemory):
     """Shared memory that only a mapping can write to, as on hugetlbfs, and still no truncation hurts the writer.
 
@@ -389,7 +405,10 @@ def outliving_memory(descriptor: int) -> FileMemory:
     except OSError:
         # A file on hugetlbfs cannot be written but through a mapping.
         return MappedMemory(descriptor)
-    return FileMemory(descriptor)
+    try:
+        return OwnMemory(descriptor)
+    except OSError:
+        return FileMemory(descriptor)
 
 
 def slots_size(peers: int) -> int:
@@ -400,12 +419,22 @@ def slots_size(peers: int) -> int:
 class Standing(NamedTuple):
     """What stands in a slot, whether or not it was taken."""
 
-    pending: bool
-    """Whether nobody has acknowledged it."""
+    length: int
+    """As its sender has it; 0 once it is acknowledged."""
     text: bytes
-    """A text that was taken stays until the next is written."""
+    """Up to a NUL: a text that was taken stays until the next is written, perhaps over a part of it."""
     responder: int
     """Whom it is for, if its sender noted that."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether nobody has acknowledged it."""
+        return self.length != 0
+
+    @property
+    def message(self) -> bytes:
+        """The text, without what an earlier and longer one has left after it, as far as that can be known."""
+        return self.text[: self.length] if self.pending else self.text
 
 
 class Slots:
@@ -522,7 +551,7 @@ class Slots:
                 int.from_bytes(copy[base + at : base + at + 8], "little") for at in (_BUFLEN, _LAST_RESPONDER)
             )
             text = copy[base + BUFFER_AT : base + SLOT_SIZE].partition(b"\0")[0]
-            found.append(Standing(buflen != 0, text, responder))
+            found.append(Standing(buflen, text, responder))
         return found
 
     def text(self, slot: int) -> bytes:

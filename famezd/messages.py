@@ -127,6 +127,8 @@ def parse(text: str) -> Message:
             keys = _keys([text.split(None, 1)[1]] if len(words) > 1 else [], "CTL-Write")
             numbers = (_number(keys, key) for key in ("PFMCID", "PFMSID", "CID", "SID", "Tag", "Space"))
             return CtlWrite(*numbers)
+        case [_] if text.strip() in (PING, PONG, DUMP):
+            return Text(text.strip())
         case _:
             return Text(text)
 
@@ -139,6 +141,8 @@ def track(message: Message, hops: int | None) -> str:
 def untrack(text: str) -> tuple[str, int | None]:
     """Takes the tracker off a text; returns how many hops it has counted, None where there is none."""
     message, found, hops = text.rpartition(_TRACKER)
+    # What is written by `echo` ends with a line feed.
+    hops = hops.rstrip()
     if not found or not (hops.isascii() and hops.isdigit() and len(hops) < len(str(_MOST_HOPS))):
         return text, None
     return message.strip(), int(hops)

@@ -129,6 +129,7 @@ class Manager:
             return
         self._socket.settimeout(self.patience)
         try:
+            self._let_go()
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
             self._socket.sendmsg([text.encode()], ancillary)
         except OSError as e:
@@ -140,13 +141,17 @@ class Manager:
             self._socket.setblocking(False)
 
     def forget(self, name: str) -> None:
-        """Asks the manager to let go of what it keeps under `name`; one that is busy is asked again with the next."""
+        """Asks the manager to let go of what it keeps under `name`; one that is busy is asked again with the next.
+
+        At any rate before anything else is stored: that may have the same name.
+        """
         self._obsolete.append(name)
+        with contextlib.suppress(OSError):
+            self._let_go()
+
+    def _let_go(self) -> None:
         while self._obsolete and self._socket is not None:
-            try:
-                self._socket.send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}".encode())
-            except OSError:
-                return
+            self._socket.send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}".encode())
             self._obsolete.popleft()
 
 

@@ -53,7 +53,9 @@ def _request(control: Path, method: str, resource: str, timeout: float, body: st
     try:
         connection.request(method, resource, body)
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        said = response.read()
+        # What there is no such resource for is not answered by us, and so not in JSON.
+        answer = json.loads(said) if response.headers.get_content_type() == "application/json" else {}
     except PermissionError as e:
         raise ControlError(f"permission denied: {control}; {_way_in(control)}") from e
     except (FileNotFoundError, ConnectionRefusedError) as e:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -91,6 +92,9 @@ def _run(
     ready: Callable[[str], None],
 ) -> int:
     """Serves until it is told to stop, and logs to `log`, None for standard error; returns the exit status."""
+    # Fabrics' descriptors are kept here, and what workers have in flight counts against our limit, too.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     terminal, config = sys.stderr, accepted.config
     if log is not None:
         sys.stderr = log.text

@@ -27,7 +27,7 @@ from famezd.client.grammar import (
     vector_or_all,
     whole_number,
 )
-from famezd.client.mailbox import LOOK_AGAIN, Message, NotTakenError
+from famezd.client.mailbox import LOOK_AGAIN, Message, NotSentError, NotTakenError
 from famezd.client.peer import ClientError, Doorbell, Event, Joined, Left
 from famezd.client.results import (
     Dump,
@@ -47,6 +47,7 @@ from famezd.client.results import (
     Who,
     Wires,
     Withdrawn,
+    printable,
 )
 from famezd.client.session import Session
 from famezd.client.trace import Trace
@@ -133,7 +134,10 @@ def _knowledge(session: Session) -> Dump:
     _DEST,
 )
 def _ping(session: Session, arguments: Arguments, emit: Emit) -> None:
-    """Sends `ping`, and prints how long each `pong` takes."""
+    """Sends `ping`, and prints how long each `pong` takes.
+
+    A ping that is not taken in time is taken back.
+    """
     peers = _correspondents(session, arguments)
     times: list[float] = []
     sent = seq = 0
@@ -161,8 +165,12 @@ def _ping_once(session: Session, peer: int, seq: int, timeout: float) -> Pong | 
             began = time.monotonic()
             conversation.ask(PING, lambda said: said == Text(PONG))
             return Pong(peer, name, seq, time.monotonic() - began)
-    except (NotTakenError, NoAnswerError) as e:
+    except (NotSentError, NoAnswerError) as e:
         return NoPong(peer, name, seq, str(e))
+    except NotTakenError:
+        # It is in the way of the next, which may be for somebody who does answer.
+        session.mailbox.withdraw()
+        return NoPong(peer, name, seq, "the message was not acknowledged in time, and is taken back")
 
 
 def _statistics(destination: str, sent: int, times: list[float]) -> PingStatistics:
@@ -202,12 +210,14 @@ def _each(session: Session, arguments: Arguments, emit: Emit, send: Callable[...
     text = " ".join(arguments.text)
     peers = _correspondents(session, arguments)
     for i, peer in enumerate(peers):
+        # Now: whoever only waited for this goes as soon as it has it.
+        name = session.name(peer)
         try:
             send(peer, text, timeout=arguments.timeout)
         except NotTakenError as e:
             later = ", ".join(map(session.name, peers[i + 1 :]))
             raise NotTakenError(f"{e}; not sent to {later}" if later else str(e)) from e
-        emit(Taken(peer, session.name(peer)))
+        emit(Taken(peer, name))
 
 
 @command()
@@ -239,7 +249,7 @@ def _link(session: Session, arguments: Arguments, emit: Emit) -> None:
             reply = conversation.ask(text, lambda said: isinstance(said, Attributes | Nak))
         emit(Heard(peer, session.name(peer), reply.text))
         if isinstance(said := meaning(reply), Nak):
-            raise ClientError(f"{session.name(peer)} refuses: {said.why}")
+            raise ClientError(f"{session.name(peer)} refuses: {printable(said.why)}")
 
 
 @command(
@@ -264,7 +274,7 @@ def _rfc(session: Session, arguments: Arguments, emit: Emit) -> None:
             _show_step(session, message, emit)
             said = meaning(message)
             if isinstance(said, Nak):
-                raise ClientError(f"{session.name(peer)} refuses: {said.why}")
+                raise ClientError(f"{session.name(peer)} refuses: {printable(said.why)}")
             if isinstance(said, PeerAttribute) and configured:
                 break
             configured = configured or isinstance(said, CtlWrite)

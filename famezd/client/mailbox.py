@@ -31,6 +31,10 @@ class NotTakenError(ClientError):
     """The receiver has not acknowledged a message in time; it is still there."""
 
 
+class NotSentError(NotTakenError):
+    """It is an earlier message that is still there, and so this one was not sent."""
+
+
 class Message(NamedTuple):
     """A message that was received."""
 
@@ -75,7 +79,7 @@ class Mailbox:
             raise
         # A peer can write the globals, too; what was read once stays.
         self.switch = self.slots.server
-        """The id of the switch."""
+        """The id of the switch, also of one that is silent, and so no peer."""
         self.slots.name(peer.id, nodename or f"z{peer.id:02}", CCLASS)
 
     def names(self) -> dict[int, tuple[str, str]]:
@@ -85,7 +89,8 @@ class Mailbox:
 
     def directory(self) -> Directory:
         """Who is there now."""
-        return Directory(self.names(), self._peer.id, self.switch)
+        switch = self.switch if self.switch in self._peer.peers else None
+        return Directory(self.names(), self._peer.id, switch)
 
     def find(self, destination: str) -> int:
         """The id that a person means: a number, a node name, or `switch` (also `server`).
@@ -98,7 +103,8 @@ class Mailbox:
         """Sends a message, at most 383 bytes of UTF-8, and returns when `dst` has acknowledged it.
 
         Messages that come meanwhile are kept for `receive`. Raises NotTakenError if there is no acknowledgement within
-        `timeout` seconds, MailboxError if the text cannot be sent or somebody has cut the mailbox short.
+        `timeout` seconds, NotSentError if there is none of an earlier message, and MailboxError if the text cannot be
+        sent or somebody has cut the mailbox short.
         """
         self._send(self._peer.id, dst, text, timeout)
 
@@ -193,9 +199,9 @@ class Mailbox:
         # No answer may take the turn of what is sent here, or be waited for in its stead.
         self._sending = True
         try:
-            self._await_taken(slot, deadline, "an earlier message to peer {}")
+            self._await_taken(slot, deadline, NotSentError, "an earlier message")
             self._put(slot, dst, data)
-            self._await_taken(slot, deadline, "the message to peer {}")
+            self._await_taken(slot, deadline, NotTakenError, "the message")
         finally:
             self._sending = False
         self._send_answers()
@@ -213,8 +219,8 @@ class Mailbox:
             self.slots.acknowledge(slot)
             raise
 
-    def _await_taken(self, slot: int, deadline: float, what: str) -> None:
-        """Returns when the message in a slot is taken."""
+    def _await_taken(self, slot: int, deadline: float, failure: type[NotTakenError], what: str) -> None:
+        """Returns when the message in a slot is taken; raises `failure` if it is not in time."""
         began = time.monotonic()
         pause = FIRST_PAUSE
         while self.slots.pending(slot):
@@ -225,8 +231,8 @@ class Mailbox:
                 self.collect(0.0)
                 continue
             if now >= deadline:
-                raise NotTakenError(
-                    f"{what.format(self.slots.responder(slot))} was not acknowledged in time; "
+                raise failure(
+                    f"{what} to peer {self.slots.responder(slot)} was not acknowledged in time; "
                     f"it still stands in the mailbox"
                 )
             if pause < LOOK_AGAIN:

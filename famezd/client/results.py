@@ -48,6 +48,7 @@ class Dump(NamedTuple):
     memory: int
     """Bytes."""
     switch: int | None
+    """None where it is no peer."""
     link: str
     """`configured` or `unconfigured`; empty without a mailbox."""
     cid: int
@@ -60,16 +61,17 @@ class Dump(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"peer {self.id}, {self.vectors} vectors, {self.memory} bytes of shared memory"]
-        if self.switch is not None:
+        if self.link:
             ids = f" CID={self.cid} SID={self.sid}" if self.link == "configured" else ""
-            lines += [f"nodename {self.nodename}, switch {self.switch}, link {self.link}{ids}"]
+            switch = "no switch" if self.switch is None else f"switch {self.switch}"
+            lines += [f"nodename {self.nodename}, {switch}, link {self.link}{ids}"]
         rung = ", ".join(f"{rings} on vector {vector}" for vector, rings in sorted(self.rung.items()))
         lines += [f"doorbells received: {rung or 'none'}"]
         lines += [
             f"{peer.name}: {len(peer.descriptors)} vectors, descriptors {' '.join(map(str, peer.descriptors))}"
             for peer in self.peers
         ]
-        lines += [f"peer {peer} says: {said}" for peer, said in self.attributes.items()]
+        lines += [f"peer {peer} says: {printable(said)}" for peer, said in self.attributes.items()]
         return "\n".join(lines)
 
 
@@ -223,7 +225,7 @@ class Traced(NamedTuple):
     """`taken`; `gone`, when its slot was cleared; `stands`, when nobody takes it."""
     src: str
     dst: str
-    """What the sender noted, which it need not have done."""
+    """What the sender noted, which it need not have done; `?` where that is nobody's id."""
     text: str
     stood: float | None
     """Seconds that it was seen to stand there, None if it came and went between two looks."""

@@ -45,10 +45,10 @@ class Trace:
             seen = self._seen[i]
             self._seen[i], what = _compare(seen, standing, now)
             if what:
-                _, text, responder = seen.standing
+                text, responder = seen.standing.message, seen.standing.responder
                 stood = None if seen.since is None else now - seen.since
-                src, dst = directory.name(i + 1), directory.name(responder)
-                yield Traced(time.time(), what, src, dst, text.decode(errors="replace"), stood)
+                dst = directory.name(responder) if 0 < responder <= self._last else "?"
+                yield Traced(time.time(), what, directory.name(i + 1), dst, text.decode(errors="replace"), stood)
 
     def _look(self) -> list[Standing]:
         return self._slots.standing(self._last)

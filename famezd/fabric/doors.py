@@ -73,6 +73,10 @@ class Doors:
         for name in self._obsolete:
             keeper.forget(name)
 
+    def withdraw(self) -> None:
+        """Removes the files of the new ones: nobody will listen at these."""
+        self._unlink(self._doors[descriptor] for _, descriptor in self._new)
+
     def discard(self) -> None:
         """Removes their files, as far as these are still their own."""
         self._unlink(self._doors.values())
@@ -102,8 +106,7 @@ class Doors:
         try:
             return listen(path, uid=own.socket_uid, gid=own.socket_gid, mode=own.socket_mode)
         except FamezError:
-            # There will be nobody to listen at those that were opened.
-            self._unlink(self._doors[descriptor] for _, descriptor in self._new)
+            self.withdraw()
             raise
 
     def _unlink(self, doors: Iterable[Door]) -> None:

@@ -39,7 +39,7 @@ from famezd.protocol import (
     setup,
 )
 from famezd.statepage import StatePage
-from famezd.stats import SWITCH_ROW, Occupant, Page
+from famezd.stats import JOINS, LEAVES, SWITCH_ROW, Occupant, Page
 from famezd.switch.personality import Personality
 
 BAN = 10.0
@@ -157,6 +157,7 @@ class Fabric:
                 os.close(bell)
         for place in range(self._page.shape.places):
             self._page.vacate(place)
+        self._count_missed()
         # It is counted, and whoever was rung is gone.
         self._page.recover()
         self._page.delivered()
@@ -188,6 +189,7 @@ class Fabric:
         """Goes on, once prepared, where a predecessor stopped, whatever it was doing."""
         for place in set(range(self._page.shape.places)) - {member.place for member in self.members.values()}:
             self._page.vacate(place)
+        self._count_missed()
         for member in self.members.values():
             self._resume_outbox(member)
         # Before the personality is asked anything: what it rings is in flight, too.
@@ -354,6 +356,13 @@ class Fabric:
     def _unanswered(self) -> list[tuple[int, int, int]]:
         return [] if self._switch_place is None else self._page.unanswered(self._switch_place)
 
+    def _count_missed(self) -> None:
+        """Counts the departures that a predecessor had no time to count: whoever came is there, or has left."""
+        totals = self._page.totals()
+        missed = totals[JOINS] - sum(totals[name] for name in LEAVES) - len(self.members)
+        if missed > 0:
+            self._page.add("left_hangup", missed)
+
     def _readmit(self, membership: Membership) -> None:
         """Makes somebody a member who is one in the ark."""
         connection = socket.socket(fileno=membership.connection)
@@ -398,6 +407,10 @@ class Fabric:
         newcomer: Peer | None = member
         if own and marked(own)[1] == self.vectors:
             newcomer = next((m for m in self.members.values() if told_at(member.place, m.place) == doubt), None)
+            told, sent = marked(words[doubt]) if words[doubt] else (-1, 0)
+            if newcomer is not None and sent and told != newcomer.id:
+                # It was the departure of who had the place before.
+                newcomer = None
         if newcomer is None:
             words[doubt] = 0
         else:

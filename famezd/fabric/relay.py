@@ -73,7 +73,7 @@ class Relay:
         # By ringer, bells that were rung and have to wait until others had their share; each once, in order.
         self._waiting: dict[int, dict[int, Event]] = {}
         self._stalled = stalled
-        self._watchman = _Watchman(page.words)
+        self._watchman = _Watchman(page.words, self._may_stand_still)
         self._wary_until = 0.0
         self.for_switch: dict[tuple[int, int], int] = {}
         """How often the switch was rung since this was last emptied, by the stats page's row and the vector.
@@ -188,8 +188,9 @@ class Relay:
 
     def redeliver(self) -> None:
         """Delivers what a killed worker had in flight, once more, and settles its counter; and all that it held up."""
-        self.faults.begin()
+        # Before rules are given places in the page: what was decided may still have to be written there.
         pending = self._page.recover()
+        self.faults.begin()
         if pending is not None:
             counter = pending.bell + self._shape.doorbells_at
             receiver = self._receiver_of(counter)
@@ -201,6 +202,7 @@ class Relay:
                 self._watchman.wake()
                 try:
                     self._deliver(counter, receiver)
+                    self._words[IN_FLIGHT] = 0
                 except Stalled:
                     self._give_up()
             self._page.delivered()
@@ -236,9 +238,9 @@ class Relay:
             words[IN_FLIGHT] = 1
             words[counter] += 1
             self._deliver(counter, self._or_ruled(row, receiver))
+            words[IN_FLIGHT] = 0
         except Stalled:
             self._give_up()
-        words[IN_FLIGHT] = 0
 
     def _pass_on(self, events: Iterable[Event], others: list[Event]) -> None:
         # The hot path: every name is local, and a doorbell costs two system calls.
@@ -297,12 +299,7 @@ class Relay:
 
     def _decide(self, row: int, receiver: int) -> None:
         """Has the rules decide on what is in flight."""
-        # There is no write in it that could stand still, and it must not be left half done.
-        self._watchman.blind = True
-        try:
-            rings = self.faults.decide(row, receiver)
-        finally:
-            self._watchman.blind = False
+        rings = self.faults.decide(row, receiver)
         if self._receivers[receiver] == SWITCH:
             self._tell_switch(row, receiver, rings)
         else:
@@ -342,20 +339,35 @@ class Relay:
         passed = self._shape.passed_at
         return counter - passed if counter >= passed else (counter - self._shape.doorbells_at) % self._span
 
+    def _may_stand_still(self) -> bool:
+        """Whether the doorbell in flight is for an eventfd.
+
+        Nothing else can be waited for: what is for the switch, or for rules to decide on, is not to be left half done
+        because we were kept from running for so long.
+        """
+        counter, first = self._words[IN_FLIGHT + 1], self._shape.doorbells_at
+        if self._shape.former_at <= counter < self._shape.passed_at:
+            # A counter is being moved.
+            return False
+        receiver = self._receiver_of(counter)
+        if counter < self._shape.former_at:
+            receiver = self._or_ruled((counter - first) // self._span, receiver)
+        return self._receivers[receiver] >= 0
+
     def _give_up(self) -> None:
         """The write of the doorbell in flight stood still: its receiver has filled its eventfd and made it block.
 
         Or so it seemed: we may have been kept from running ourselves. So it is tried once more, in a way that does not
-        block; if the eventfd is full the doorbell is dropped, and so will the peer be.
+        block, unless its peer makes it block once more. If the eventfd is full the doorbell is dropped, and so will the
+        peer be.
         """
         words = self._words
         # We may not have got as far as to count it.
         self._page.recover()
         receiver = self._receiver_of(words[IN_FLIGHT + 1])
         try:
-            if self._receivers[receiver] >= 0:
-                _write_warily(self._receivers[receiver], self._count)
-        except BlockingIOError:
+            _write_warily(self._receivers[receiver], self._count)
+        except (BlockingIOError, Stalled):
             words[self._dropped] += words[IN_FLIGHT]
             self._wary_until = time.monotonic() + WARY
             words[IN_FLIGHT] = 0
@@ -375,10 +387,10 @@ def _write_warily(eventfd: int, count: memoryview) -> int:
 class _Watchman:
     """Interrupts a write that stands still. It sleeps, and costs nothing, while nothing is relayed."""
 
-    def __init__(self, words: memoryview) -> None:
-        self.blind = False
-        """Whether it looks away."""
+    def __init__(self, words: memoryview, may_stand_still: Callable[[], bool]) -> None:
+        """`may_stand_still` says of the doorbell in flight whether its write can."""
         self._words = words
+        self._may_stand_still = may_stand_still
         self._seen = [0, 0, 0]
         self._awake = False
         self._turns = 0
@@ -396,13 +408,13 @@ class _Watchman:
         """Ends the watch for good: a timer that outlived the interpreter's handlers would kill the process."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        # It is the relay's, which has us: neither would go before somebody looked for such pairs.
+        self._may_stand_still = bool
 
     def _look(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.blind:
-            return
         # A doorbell in flight is one of a kind: its counter never has the same old value again.
         seen = self._words[IN_FLIGHT : IN_FLIGHT + 3].tolist()
-        if seen[0] and seen == self._seen:
+        if seen[0] and seen == self._seen and self._may_stand_still():
             self._seen = [0, 0, 0]
             raise Stalled
         self._seen = seen

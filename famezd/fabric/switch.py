@@ -134,6 +134,8 @@ class Switch:
         """`peer` is there."""
         self._members.add(peer)
         if self._messenger is not None:
+            # Anybody may have written there, and a newcomer goes by what it finds.
+            self._messenger.restore((), *self._names())
             self._messenger.joined(peer)
         self._call("joined", peer)
         self._save()

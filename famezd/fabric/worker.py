@@ -5,6 +5,7 @@ the worker answers, when it has done it, by telling its manager `X_FAMEZ=<order>
 
     wait          found there at the start: prepare to succeed a worker that serves still, but go on only when told `go`
     go            that one has ended
+    stay away     it goes on after all, or nobody does: leave nothing behind
     hold          a successor prepares: nobody comes or goes, and nothing new is begun
     carry on      it failed
     park          it is ready: touch nothing any more, and wait for the end
@@ -76,7 +77,7 @@ class Worker:
         given = inherited()
         self._supervisor = socket.socket(fileno=given[SUPERVISOR][0]) if SUPERVISOR in given else None
         self._manager.confirms = self._supervisor is not None
-        succeeding = self._supervisor is not None and _read_order(self._supervisor) == "wait"
+        succeeding = self._supervisor is not None and _is_to_succeed(self._supervisor)
         ark = Ark(self._manager, given) if self._manager.listens else None
         page = self._find_page(given, personality)
         former = None if ark is None else charter(ark)
@@ -206,9 +207,14 @@ class Worker:
     def _board(self, misfits: list[str] | None, serving: socket.socket | None) -> None:
         """Takes the fabric over, or begins it; where a worker serves still, the channel by which its end is told."""
         if misfits == []:
-            self._fabric.prepare()
-            if serving is not None:
-                self._await_end(serving)
+            try:
+                self._fabric.prepare()
+                if serving is not None:
+                    self._await_end(serving)
+            except (FamezError, OSError):
+                if serving is not None:
+                    self._doors.withdraw()
+                raise
             self._fabric.resume()
             self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
         else:
@@ -407,6 +413,15 @@ def _read_order(supervisor: socket.socket, *, wait: bool = False) -> str | None:
         return None
     except ConnectionError:
         return ""
+
+
+def _is_to_succeed(supervisor: socket.socket) -> bool:
+    """Whether another worker serves still; raises StartError if the supervisor is gone."""
+    order = _read_order(supervisor)
+    if order == "":
+        # The next one may have started another worker.
+        raise StartError("the supervisor is gone")
+    return order == "wait"
 
 
 def _catch_signals() -> socket.socket:

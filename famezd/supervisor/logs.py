@@ -26,6 +26,9 @@ def configure(level: str, style: str, environ: Mapping[str, str] = os.environ) -
     if style == "auto":
         style = "journal" if _is_syslog() or is_journal(environ) else "text"
     common: list[Processor] = [structlog.processors.add_log_level]
+    if style != "json":
+        # In JSON it is escaped anyhow.
+        common.append(_printable)
     dated = structlog.processors.TimeStamper(fmt="iso")
     styles: dict[str, list[Processor]] = {
         "text": [dated, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)],
@@ -63,6 +66,25 @@ def is_journal(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether standard error goes to the journal; systemd names the stream in JOURNAL_STREAM, see systemd.exec(5)."""
     stream = os.fstat(sys.stderr.fileno())
     return environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
+
+
+class _Escaped:
+    """Text that is shown as Python writes it, by whatever renders it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escapes what guests and plug-ins have written: a terminal that shows the log does what it is told."""
+    for key, value in event.items():
+        if key != "event" and isinstance(value, str) and not value.isprintable():
+            event[key] = _Escaped(value)
+    event["event"] = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(event["event"]))
+    return event
 
 
 def _journal_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -19,7 +19,7 @@ from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
 from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
-from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.settings import misfits, worker_settings
 from famezd.supervisor.view import ConfigView, look
 from famezd.supervisor.worker import State, Worker
 
@@ -225,9 +225,9 @@ class Operations:
     async def _restart(self, worker: Worker) -> str:
         """Brings a worker's settings up to date; returns why that failed, "" if it did not."""
         fabric = self._service.accepted.config.fabrics[worker.fabric.name]
-        fits = not worker_settings(fabric).misfits(worker.settings.fixed)
+        unfit = misfits(fabric, worker.fabric, worker.settings)
         try:
-            if fits and worker.state is State.SERVING:
+            if not unfit and worker.state is State.SERVING:
                 await worker.succeed(fabric)
             else:
                 await worker.restart(fabric)
@@ -246,7 +246,7 @@ class Operations:
             self._check_open()
             worker = self._worker(name)
             fabric = service.accepted.config.fabrics[name]
-            why = worker_settings(fabric).misfits(worker.settings.fixed)
+            why = misfits(fabric, worker.fabric, worker.settings)
             peers = 0 if worker.page is None else len(worker.page.occupants())
             began = time.monotonic()
             if not why and worker.state is State.SERVING:

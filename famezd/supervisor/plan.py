@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from famezd.config import FABRICS, Config, Fabric, Problem
 from famezd.supervisor.faults import FaultTable
-from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.settings import misfits
 from famezd.supervisor.worker import State, Worker
 
 ADDED, REMOVED, CHANGED, WAITS, RETRIED = "added", "removed", "changed", "waits", "retried"
@@ -76,7 +76,7 @@ def present(worker: Worker) -> tuple[Present, ...]:
 
 def disconnecting(worker: Worker, fabric: Fabric) -> list[str]:
     """What of a fabric's new settings would disconnect its peers, a phrase each; nothing where nobody is on it."""
-    return worker_settings(fabric).misfits(worker.settings.fixed) if worker.has_peers else []
+    return misfits(fabric, worker.fabric, worker.settings) if worker.has_peers else []
 
 
 def is_as_it_was(worker: Worker, fabric: Fabric) -> bool:

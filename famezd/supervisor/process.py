@@ -41,6 +41,7 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._lines = LinePipe(line)
         self._answers: dict[str, asyncio.Future[None]] = {}
+        self._waits = False
 
     def start(
         self,
@@ -49,20 +50,44 @@ class Process:
         environ: Mapping[str, str],
         orders: Sequence[str] = (),
     ) -> None:
-        """Starts it, with these descriptors handed on, and these orders waiting for it; raises OSError."""
+        """Starts it, with these descriptors handed on, and these orders waiting for it.
+
+        Raises OSError; then there is none, and another attempt may be made.
+        """
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         for order in orders:
             self._channel.send(order.encode())
-        log = self._lines.open()
         command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
         try:
-            self.pid = spawn(command, {SUPERVISOR: [theirs.fileno()], **kept}, log, environ)
-        finally:
-            theirs.close()
-            os.close(log)
-        self._pidfd = os.pidfd_open(self.pid)
+            with theirs:
+                pid = self._spawn(command, {SUPERVISOR: [theirs.fileno()], **kept}, environ)
+        except OSError:
+            self._channel.close()
+            raise
+        self.pid = pid
+        self.over.clear()
         self._loop.add_reader(self._pidfd, self._reap)
+
+    def _spawn(
+        self, command: Sequence[str], descriptors: Mapping[str, Sequence[int]], environ: Mapping[str, str]
+    ) -> int:
+        log = self._lines.open()
+        try:
+            pid = spawn(command, descriptors, log, environ)
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                # Nobody would learn of its end.
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        except OSError:
+            self._lines.close()
+            raise
+        finally:
+            os.close(log)
+        return pid
 
     def order(self, order: str) -> None:
         """Gives an order; that it has ended is told elsewhere."""
@@ -81,8 +106,19 @@ class Process:
         finally:
             self._answers.pop(order, None)
 
+    def dismiss(self) -> None:
+        """Ends one that was to succeed another: in good order if it waits for its turn, else at once.
+
+        While it prepares it reads the ark, and one that is started after it must not find it doing so.
+        """
+        if self._waits:
+            self.order("stay away")
+        else:
+            self.kill()
+
     def hear_answer(self, order: str) -> None:
         """It says that it has done what it was told."""
+        self._waits = order == "wait"
         answer = self._answers.get(order)
         if answer is not None and not answer.done():
             answer.set_result(None)

@@ -44,6 +44,15 @@ def worker_settings(fabric: Fabric, faults: str = "") -> Settings:
     )
 
 
+def misfits(awaited: Fabric, served: Fabric, settings: Settings) -> list[str]:
+    """What of `awaited` does not fit a fabric that is `served` with these settings: a phrase for each."""
+    mine, fixed = worker_settings(awaited), settings.fixed
+    if awaited.personality != served.personality:
+        # By the names that people gave them; workers know but where they are implemented.
+        mine, fixed = mine._replace(personality=awaited.personality), fixed | {"personality": served.personality}
+    return mine.misfits(fixed)
+
+
 def _pins(fabric: Fabric) -> Pins:
     users = {port: uid for port, pin in fabric.pins.items() if (uid := pin.uid) is not None}
     return Pins(users, frozenset(port for port, pin in fabric.pins.items() if pin.path is not None))

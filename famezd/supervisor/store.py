@@ -33,6 +33,7 @@ class Shelf:
         self._kept: dict[str, list[int]] = {}
         self._sockets: dict[str, tuple[str, tuple[int, int] | None]] = {}
         """Path and identity of each socket's file, by the descriptor's name."""
+        self._missed = False
 
     @property
     def kept(self) -> Mapping[str, Sequence[int]]:
@@ -53,9 +54,16 @@ class Shelf:
         try:
             self._manager.store(f"{self._fabric}.{name}", descriptors)
         except OSError as e:
+            # Of one that is only too busy more may be wanted later.
+            self._missed |= isinstance(e, TimeoutError | BlockingIOError)
             structlog.get_logger().error(
-                "the manager keeps nothing: the fabric would not outlive famezd", fabric=self._fabric, error=e.strerror
+                "the manager keeps nothing: the fabric would not outlive famezd", fabric=self._fabric, error=str(e)
             )
+
+    def handed_on(self) -> bool:
+        """Whether the manager had time for all that it was to keep since this was last asked."""
+        missed, self._missed = self._missed, False
+        return not missed
 
     def forget(self, name: str) -> None:
         """Lets go of what it has under a name, if anything.
@@ -128,7 +136,10 @@ class Store:
         try:
             self.manager.store(f"config.{number}", [descriptor])
         except OSError as e:
-            structlog.get_logger().error("the manager does not keep the accepted configuration", error=e.strerror)
+            # What was accepted before is better than nothing.
+            structlog.get_logger().error("the manager does not keep the accepted configuration", error=str(e))
+            os.close(descriptor)
+            return
         self.forget_config()
         self._config[number] = descriptor
 

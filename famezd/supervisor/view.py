@@ -13,7 +13,7 @@ from famezd.config import Fabric, Problem
 from famezd.statepage import StatePage, Table
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
 from famezd.supervisor.faults import FaultView, look_at_faults
-from famezd.supervisor.settings import personality, worker_settings
+from famezd.supervisor.settings import misfits, personality
 from famezd.supervisor.worker import State, Worker
 
 
@@ -95,7 +95,7 @@ class FabricView:
 def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     """What is to be seen of a worker's fabric now; `awaited` is what it is to be when it is restarted."""
     page = worker.page
-    waiting = () if awaited is None else tuple(worker_settings(awaited).misfits(worker.settings.fixed))
+    waiting = () if awaited is None else tuple(misfits(awaited, worker.fabric, worker.settings))
     failure = worker.failure if worker.state is State.FAILED else ""
     faults = look_at_faults(worker.faults, page)
     seen = FabricView(

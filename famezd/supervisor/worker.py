@@ -120,6 +120,7 @@ class Worker:
         self._successor: Process | None = None
         self._succession = asyncio.Lock()
         self._last_line = ""
+        self._told_faults = ""
         for descriptor in shelf.kept.get(STATS, ()):
             self._look_at(descriptor)
         for descriptor in shelf.kept.get(STATE, ()):
@@ -148,18 +149,23 @@ class Worker:
             return ""
 
     def start(self) -> None:
-        """Starts a worker process."""
+        """Starts a worker process; where that is not possible now, it is tried again as if it had died."""
         self._cancel_timer()
         if self.state is not State.FAILED:
             self._to(State.STARTING)
         self.settled.clear()
-        self._process.start(self.settings, self._shelf.kept, self._environ)
-        self._expect_within(START_WITHIN)
+        self._told_faults = self.settings.faults
+        try:
+            self._process.start(self.settings, self._shelf.kept, self._environ)
+        except OSError as e:
+            self._start_again(f"it cannot be started: {e.strerror}")
+        else:
+            self._expect_within(START_WITHIN)
 
     def stop(self) -> None:
         """Asks the worker to stop; `settled` tells when it has. What it served can be gone on with."""
         if self._successor is not None:
-            self._successor.kill()
+            self._successor.dismiss()
         if self._process.pid:
             self.settled.clear()
             self._to(State.STOPPING)
@@ -212,12 +218,16 @@ class Worker:
         self.faults, self.settings = faults, self.settings._replace(faults=faults.text)
         if self.state is State.SERVING and self._process.pid:
             serving = self._process
-            serving.order(f"faults {faults.text}")
+            self._tell_faults()
             try:
                 await serving.answer("faults", STOP_WITHIN)
             except OrderError:
                 if serving.pid:
                     raise
+
+    def _tell_faults(self) -> None:
+        self._told_faults = self.settings.faults
+        self._process.order(f"faults {self._told_faults}")
 
     async def succeed(self, fabric: Fabric) -> float:
         """Has another process go on with the fabric, defined as `fabric`; returns the seconds for which nobody served.
@@ -233,7 +243,7 @@ class Worker:
                 await self._prepare(old, new, worker_settings(fabric, self.faults.fitting(fabric).text))
                 return await self._hand_over(old, new, fabric)
             except (OrderError, OSError) as e:
-                new.kill()
+                new.dismiss()
                 if old.pid:
                     old.order("carry on")
                 elif self.state is State.SERVING:
@@ -263,10 +273,13 @@ class Worker:
                 old.kill()
                 await old.over.wait()
         if self.state is not State.SERVING:
+            # It is parked, and would hear of nothing any more.
+            old.kill()
             raise OrderError("famezd is stopping")
         self.settled.clear()
         self._process, self._successor = new, None
         self._define(fabric)
+        self._told_faults = self.settings.faults
         new.order("go")
         self._expect_within(START_WITHIN)
         await self.settled.wait()
@@ -299,12 +312,8 @@ class Worker:
                 if process is not None and process.pid == notification.pid:
                     process.hear_answer(told["X_FAMEZ"])
         if told.get("FDSTORE") == "1":
-            self._shelf.keep(told.get("FDNAME", "stored"), notification.descriptors)
-            if told.get("FDNAME") == STATS:
-                self._look_at(notification.descriptors[0])
-            elif told.get("FDNAME") == STATE:
-                self._look_at_state(notification.descriptors[0])
-        elif told.get("BARRIER") == "1":
+            self._keep(told.get("FDNAME", "stored"), notification.descriptors)
+        elif told.get("BARRIER") == "1" and self._shelf.handed_on():
             notification.confirm()
         else:
             notification.close()
@@ -317,11 +326,25 @@ class Worker:
         if told.get("WATCHDOG") == "1" and self.state is State.SERVING and notification.pid == self._process.pid:
             self._expect_within(WATCHDOG)
 
+    def _keep(self, name: str, descriptors: list[int]) -> None:
+        if not descriptors:
+            # What is kept under that name may still be good.
+            self._log.error("no descriptor is free for what is to be kept: raise the limit of open files", stored=name)
+            return
+        self._shelf.keep(name, descriptors)
+        if name == STATS:
+            self._look_at(descriptors[0])
+        elif name == STATE:
+            self._look_at_state(descriptors[0])
+
     def _serves(self) -> None:
         if self.state in (State.STARTING, State.FAILED):
             self.failure = ""
             self._to(State.SERVING)
             self._served_since = time.monotonic()
+            if self._told_faults != self.settings.faults:
+                # They were changed while it started.
+                self._tell_faults()
         if self.state is State.SERVING:
             self.settled.set()
             self._expect_within(WATCHDOG)

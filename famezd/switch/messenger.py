@@ -2,7 +2,8 @@
 
 A peer writes a message into its own slot and rings the switch on the vector whose number is the peer's id. The switch
 has one slot, too, and what it sends stands there until its receiver acknowledges it, so there is a queue. A receiver
-that does not acknowledge in time loses its turn: the next message overwrites what it did not take.
+that does not acknowledge in time loses its turn: the next message overwrites what it did not take. From then on it is
+deaf, and holds up nobody for long, until it takes a message.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ NEWCOMER: Final = "Driverless QEMU"
 """The component class of a peer that has not written its own yet."""
 TAKE_WITHIN: Final = 1.0
 """Seconds in which a message of the switch's has to be acknowledged."""
+DEAF_TAKE_WITHIN: Final = 0.01
+"""The same, for who has not taken the one before, where messages for others wait."""
 QUEUED: Final = 4
 """Messages that wait for one peer, at most: it has no use for more while it takes none."""
 LOOK_AGAIN: Final = 0.001
@@ -46,8 +49,9 @@ class Messenger:
         self._ring = ring
         self._log = log
         self._queue: deque[_Outgoing] = deque()
-        # The peer that has not acknowledged yet, and until when it may:
+        # The peer that has not acknowledged yet, and since when:
         self._waiting: tuple[int, float] | None = None
+        self._deaf: set[int] = set()
 
     @property
     def busy(self) -> bool:
@@ -81,6 +85,7 @@ class Messenger:
     def left(self, peer: int) -> None:
         """Blanks the slot, and takes back what the peer was to be sent."""
         self.slots.clear(peer)
+        self._deaf.discard(peer)
         self._queue = deque(message for message in self._queue if message.peer != peer)
         if self._waiting is not None and self._waiting[0] == peer:
             self.slots.acknowledge(self._switch)
@@ -107,7 +112,7 @@ class Messenger:
             if self._queue and self._queue[0] == (receiver, self._standing()):
                 # It was put there, and then there was no time to write that down.
                 self._queue.popleft()
-            self._waiting = receiver, time.monotonic() + TAKE_WITHIN
+            self._waiting = receiver, time.monotonic()
             self._ring(receiver, self._switch)
         self.send_next()
 
@@ -161,11 +166,14 @@ class Messenger:
         now, sent = time.monotonic(), False
         while True:
             if self._waiting is not None:
-                peer, until = self._waiting
-                if self.slots.pending(self._switch):
-                    if now < until:
-                        self.due = now + LOOK_AGAIN
-                        return sent
+                peer, since = self._waiting
+                if not self.slots.pending(self._switch):
+                    self._deaf.discard(peer)
+                elif now < since + self._patience(peer):
+                    self.due = now + LOOK_AGAIN
+                    return sent
+                else:
+                    self._deaf.add(peer)
                     self._log("message not taken in time", peer=peer)
                 self._waiting = None
             if not self._queue:
@@ -174,5 +182,11 @@ class Messenger:
             sent = True
             message = self._queue.popleft()
             self.slots.put(self._switch, message.text, message.peer)
-            self._waiting = message.peer, now + TAKE_WITHIN
+            self._waiting = message.peer, now
             self._ring(message.peer, self._switch)
+
+    def _patience(self, peer: int) -> float:
+        """Seconds in which a peer has to take its message."""
+        if peer in self._deaf and any(message.peer != peer for message in self._queue):
+            return DEAF_TAKE_WITHIN
+        return TAKE_WITHIN

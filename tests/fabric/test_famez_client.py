@@ -17,9 +17,12 @@ from typing import Any, Self
 
 import pytest
 
-from famezd.client import ClientError, Doorbell, Mailbox, Message, NotTakenError, Peer
+from famezd.client import ClientError, Doorbell, Mailbox, Message, NotTakenError, Peer, commands
+from famezd.client.grammar import Arguments
+from famezd.client.results import Result
+from famezd.client.session import Session
 from famezd.mailbox import BUFFER_AT, MAX_TEXT, SLOT_SIZE, MailboxError
-from famezd.messages import CtlWrite, parse, untrack
+from famezd.messages import Attributes, CtlWrite, parse, untrack
 from tests.fabric.conftest import Start
 from tests.fabric.workers import DEADLINE, GENZ, Worker
 
@@ -191,6 +194,26 @@ def test_ping_whom_nobody_answers_for(worker: Worker) -> None:
     assert done.stderr == "famez-client: nobody has answered: 1\n"
 
 
+def test_ping_others_though_one_takes_nothing(worker: Worker) -> None:
+    worker.join()
+    done = run(worker, "ping", "-t", "0.5", "others")
+    deaf, switch, *_ = done.stdout.splitlines()
+    assert deaf == "no pong from peer 1: seq=1: the message was not acknowledged in time, and is taken back"
+    assert switch.startswith("pong from Z-switch (5): seq=1 ")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ping_takes_back_no_other_message(worker: Worker) -> None:
+    worker.join()
+    done = run(worker, "--keep-going", script="send -t 0.05 1 hello\nping -t 0.05 switch\nwithdraw\nping switch\n")
+    first, *_ = done.stdout.splitlines()
+    assert first == (
+        "no pong from Z-switch (5): seq=1: "
+        "an earlier message to peer 1 was not acknowledged in time; it still stands in the mailbox"
+    )
+    assert "pong from Z-switch (5): seq=1 time=" in done.stdout
+
+
 def test_interrupted_ping_sums_up(worker: Worker) -> None:
     with Running(worker, "ping", "-c", "0", "-i", "60", "switch") as client:
         assert client.line().startswith("pong from Z-switch (5): seq=1")
@@ -221,6 +244,15 @@ def test_listen_to_some(worker: Worker) -> None:
         assert mailbox.ping(2) < DEADLINE
         expected = {"result": "received", "src": 1, "name": "z01 (1)", "text": "ping", "answer": "pong"}
         assert json.loads(client.line()) == expected
+        assert client.ended() == (0, "")
+
+
+def test_who_has_taken_it_is_named_even_if_gone(worker: Worker) -> None:
+    with member(worker) as (peer, mailbox), Running(worker, "send", "z01", "hello") as client:
+        peer.wait(DEADLINE)
+        mailbox.slots.name(peer.id, "", "")
+        mailbox.slots.acknowledge(2)
+        assert client.line() == "taken by z01 (1)"
         assert client.ended() == (0, "")
 
 
@@ -523,6 +555,16 @@ def test_unknown_destinations(worker: Worker, command: str) -> None:
     assert complaint == ("famez-client: no peer 'swtich' (did you mean switch?); there are: 1 (z01), 5 (Z-switch)\n")
 
 
+def test_a_silent_switch_is_nobodys_destination(start: Start, doorbells: str) -> None:
+    silent = start(doorbells=doorbells, personality=GENZ, peers=4, silent=1)
+    for command in (["ping", "switch"], ["rfc"], ["link", "Peer-Attribute"], ["dump", "server"], ["ring", "switch"]):
+        complaint = fails(silent, *command)
+        assert complaint.endswith("; there are: 1 (z01)\n")
+        assert f"no peer '{'server' if 'server' in command else 'switch'}'" in complaint
+    assert "nodename z01, no switch, link unconfigured" in succeeds(silent, "dump")
+    assert results(silent, "dump")[0]["switch"] is None
+
+
 def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [*CLIENT, tmp_path / "none", "who"], capture_output=True, text=True, timeout=DEADLINE, check=False
@@ -585,6 +627,20 @@ def test_plain_fabric(plain: Worker) -> None:
             complaint = fails(plain, *command)
             assert complaint.startswith("famez-client: this fabric has no mailbox for messages"), command
         assert "no peer 'switch'; there are: 0, 1" in fails(plain, "ring", "switch")
+
+
+def test_what_a_peer_says_does_nothing_to_a_terminal(worker: Worker) -> None:
+    with member(worker) as (_, mailbox):
+        with Running(worker, "link", "-d", "z01", "Peer-Attribute") as client:
+            assert mailbox.receive(timeout=DEADLINE) == Message(2, "Link CTL Peer-Attribute!EZT=1")
+            mailbox.send(2, "Link CTL NAK \x1b[2Jno")
+            assert client.lines(2)[1] == "from z01 (1): Link CTL NAK \ufffd[2Jno"
+            assert client.ended() == (1, "famez-client: z01 (1) refuses: \ufffd[2Jno\n")
+        with Session.join(worker.settings.socket) as session:
+            session.component.attributes[1] = Attributes("\x1b[2J", 1, 2)
+            shown = list[Result]()
+            commands._dump(session, Arguments(destination=None), shown.append)
+            assert str(shown[0]).splitlines()[-1] == "peer 1 says: Link CTL ACK cclass=\ufffd[2J,CID0=1,SID0=2"
 
 
 def test_full_fabric(worker: Worker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import random
@@ -299,3 +300,18 @@ def test_a_peer_that_does_everything_at_once(start: Start, ports: str) -> None:
     for vector in range(8):
         src.take(vector)
     rings(worker, dst, src)
+
+
+# The open file of the mailbox, which all share
+
+
+@pytest.mark.parametrize("backing", ["memfd", "file"])
+def test_who_has_all_that_is_written_to_the_mailbox_go_to_its_end(start: Start, folder: Path, backing: str) -> None:
+    worker = start(personality=GENZ, backing=backing, memory=str(folder / "mailbox"))
+    one, hostile = worker.join(), worker.join()
+    fcntl.fcntl(hostile.memory, fcntl.F_SETFL, os.O_APPEND)
+    hostile.close()
+    worker.await_total("left_hangup", 1)
+    with worker.peer() as newcomer, closing(Mailbox(newcomer)) as mailbox:
+        assert mailbox.ping(SWITCH) < DEADLINE
+    assert os.fstat(one.memory).st_size == worker.settings.size

@@ -17,7 +17,7 @@ from typing import Protocol
 import pytest
 
 from famezd.client import ClientError, Mailbox
-from famezd.mailbox import SHM, MailboxError, Slots, outliving_memory
+from famezd.mailbox import SHM, FileMemory, MailboxError, Slots
 from tests.fabric.conftest import settings
 from tests.fabric.test_bad_peers import refused, rings
 from tests.fabric.test_famez_client import run
@@ -111,7 +111,7 @@ def test_a_machine_that_touches_what_is_gone_dies_of_sigbus_as_the_log_says(begi
 def test_the_switch_lays_out_anew_what_was_lost(begin: Begin, part: float) -> None:
     worker = begin()
     with worker.peer() as peer, worker.peer() as other, closing(Mailbox(peer, nodename="first")) as mailbox:
-        slots = Slots(outliving_memory(peer.memory))
+        slots = Slots(FileMemory(peer.memory))
         changed(worker, int(worker.settings.size * part))
         worker.await_total("resized", 1)
         worker.barrier()
@@ -128,7 +128,7 @@ def test_the_switch_lays_out_anew_what_was_lost(begin: Begin, part: float) -> No
 def test_a_message_that_waits_in_what_was_not_lost_is_still_taken(begin: Begin) -> None:
     worker = begin()
     with worker.peer() as peer, worker.peer() as other:
-        slots = Slots(outliving_memory(peer.memory))
+        slots = Slots(FileMemory(peer.memory))
         slots.put(peer.id, b"hello", other.id)
         changed(worker, worker.settings.size * 2)
         worker.await_total("resized", 1)

@@ -19,7 +19,10 @@ from famezd import ark
 from famezd.client import Doorbell, Event, Joined, Left, Mailbox, Message, Peer
 from famezd.errors import FamezError
 from famezd.fabric.settings import Settings
+from famezd.fabric.worker import STATS
 from famezd.mailbox import Slots
+from famezd.protocol import marked
+from famezd.stats import Page
 from tests.fabric.conftest import settings
 from tests.fabric.lineage import Lineage
 from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker
@@ -220,3 +223,49 @@ def test_the_switch_answers_what_it_was_asked_while_nobody_served(lineage: Linea
         assert mailbox.receive(timeout=DEADLINE) == Message(mailbox.switch, "pong!EZT=3")
         assert re.match("z0.", mailbox.names()[peer.id][0])
         mailbox.close()
+
+
+@pytest.mark.parametrize("lineage", KINDS[:1], indirect=True, ids="-".join)
+def test_a_departure_that_was_written_down_and_not_counted_is_counted(lineage: Lineage) -> None:
+    with closing(lineage.member()), ExitStack() as stack:
+        lineage.member().close()
+        lineage.worker.await_total("left_hangup", 1)
+        lineage.kill()
+        page = stack.enter_context(closing(Page.open(os.dup(lineage.worker.kept[STATS][0]), writable=True)))
+        # As it is when the worker is killed between the two.
+        page.words[page.total_at("left_hangup")] = 0
+        lineage.succeed()
+        totals = lineage.worker.totals
+        assert (totals["joins"], totals["left_hangup"]) == (2, 1)
+
+
+def test_a_departure_in_doubt_is_not_told_again_where_somebody_else_has_the_place_by_now(folder: Path) -> None:
+    """A machine dies of a second one. The first may have been sent to one that read nothing for long."""
+    with ExitStack() as stack:
+        lineage = stack.enter_context(closing(Lineage(folder, settings(folder, ports="fresh", peers=3, vectors=30))))
+        sleeper, leaver = lineage.member(), lineage.member()
+        stack.callback(sleeper.close)
+        worker = lineage.worker
+        worker.wait(lambda: sleeper.can_ring(leaver.id), "it knows who will leave")
+        for n in range(1, 20):
+            # Until its socket holds no more.
+            Raw(lineage.settings).set_up().close()
+            worker.wait(lambda: worker.left == n, "it has left")  # noqa: B023
+        gone = leaver.id
+        leaver.close()
+        worker.wait(lambda: worker.left == 20, "the leaver has left")
+        newcomers = [stack.enter_context(closing(Raw(lineage.settings).set_up())) for _ in range(2)]
+        lineage.kill()
+        page = stack.enter_context(closing(Page.open(os.dup(worker.kept[STATS][0]), writable=True)))
+        (heir,) = [occupant for occupant in page.occupants() if occupant.place == 1]
+        at = page.told_at(0, heir.place)
+        assert marked(page.words[at]) == (gone, 30)
+        # As it is when the worker is killed at that message.
+        page.words[page.told_at(0)] = at
+        lineage.succeed()
+        worker = lineage.worker
+        worker.wait(lambda: sleeper.can_ring(heir.peer), "the newcomer is announced")
+        worker.barrier()
+        sleeper.hear()
+        assert gone in sleeper.peers, "told that it left, perhaps again"
+        assert worker.present == sorted([sleeper.id, *(newcomer.id for newcomer in newcomers)])

@@ -57,6 +57,19 @@ def test_ready_means_ready(start: Start) -> None:
     assert stat.S_IMODE(os.stat(worker.settings.socket).st_mode) == 0o660
 
 
+def test_who_finds_no_supervisor_any_more_touches_nothing(folder: Path) -> None:
+    """The next one may have started another worker."""
+    worker = Worker(settings(folder), folder)
+    worker.hang_up()
+    try:
+        assert worker.ended() == START_FAILED
+        assert "the supervisor is gone" in worker.log
+        assert not worker.kept
+        assert not os.path.lexists(worker.settings.socket)
+    finally:
+        worker.close()
+
+
 def test_unknown_arguments(folder: Path) -> None:
     chosen = settings(folder, personality="famezd.switch.nothing:Nothing")
     assert "cannot load the personality famezd.switch.nothing:Nothing" in failure(chosen, folder)

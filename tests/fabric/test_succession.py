@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
@@ -143,6 +144,23 @@ def test_a_new_path_for_the_socket_leaves_who_is_there_alone(start: Start, folde
     moved = settings(folder, socket=str(folder / "elsewhere"))
     with handed_over(worker, prepared(worker, folder, moved)) as successor:
         rings_all(successor, [*peers, successor.join()])
+
+
+@pytest.mark.parametrize("dismiss", [Worker.hang_up, lambda worker: worker.order("stay away")])
+def test_a_successor_that_is_not_needed_leaves_no_socket_behind(
+    start: Start, folder: Path, dismiss: Callable[[Worker], None]
+) -> None:
+    worker = start()
+    peers = [worker.join() for _ in range(2)]
+    moved = settings(folder, socket=str(folder / "elsewhere"))
+    successor = prepared(worker, folder, moved)
+    assert os.path.lexists(moved.socket)
+    dismiss(successor)
+    assert successor.ended() == START_FAILED
+    successor.close()
+    assert not os.path.lexists(moved.socket)
+    worker.order("carry on")
+    rings_all(worker, [*peers, worker.join()])
 
 
 def test_who_is_kicked_is_disconnected_and_may_come_back(start: Start, kind: Kind) -> None:

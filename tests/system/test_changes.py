@@ -278,6 +278,9 @@ def test_what_would_disconnect_peers_waits_for_a_restart(famezd: Famezd) -> None
         define(famezd, "plain", **PLAIN)
         assert famezd.ctl("reload").stdout == "nothing has changed\n"
         assert "waits for" not in famezd.ctl("status").stdout
+        define(famezd, "plain", personality="genz", peers=3, vectors=16)
+        assert "disconnects its peers: personality is genz, was plain;" in famezd.ctl("reload").stdout
+        define(famezd, "plain", **PLAIN, personality="plain")
         define(famezd, "plain", vectors=5)
         assert "waits for" in famezd.ctl("reload").stdout
         one.wait(0)

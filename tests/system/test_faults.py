@@ -157,6 +157,28 @@ def test_rules_outlive_the_worker_and_go_on_where_they_are(famezd: Famezd) -> No
         assert [(rule["id"], rule["seen"], rule["struck"]) for rule in rules(famezd)] == [(1, 3, 3)]
 
 
+def test_a_rule_that_is_added_while_a_worker_starts_is_in_force_when_it_serves(famezd: Famezd) -> None:
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        pid = fabric(famezd, "lab")["pid"]
+        assert isinstance(pid, int)
+        before = children(famezd)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: children(famezd) - before, "another is started")
+        (starting,) = children(famezd) - before
+        os.kill(starting, signal.SIGSTOP)
+        assert fabric(famezd, "lab")["state"] == "starting"
+        added(famezd, "1", "2", "--vector", "3", "--block")
+        os.kill(starting, signal.SIGCONT)
+        eventually(lambda: fabric(famezd, "lab")["state"] == "serving", "it serves")
+        passes(one, other, 4)
+        is_lost(famezd, one, other, 3)
+
+
+def children(famezd: Famezd) -> set[int]:
+    pid = famezd.process.pid
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 def test_rules_of_a_file_are_in_force_and_changed_in_place(tmp_path: Path) -> None:
     block = {"src": 1, "dst": 2, "vector": 3, "block": True}
     with (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -224,6 +226,34 @@ def test_a_killed_worker_is_replaced_and_its_peers_stay(famezd: Famezd) -> None:
     assert famezd.metrics("famez_worker_restarts_total", "fabric") == {("lab",): 1, ("plain",): 0}
     assert "worker died, it is started again" in famezd.log.read_text()
     assert "fabric resumed" in famezd.log.read_text()
+
+
+def test_it_uses_all_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
+    """Its manager takes none of one whose workers have more in flight than its own soft limit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with Famezd(tmp_path, {"lab": LAB}) as famezd:
+            assert resource.prlimit(famezd.process.pid, resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("more", [0, 2, 4, 6])
+def test_a_worker_that_cannot_be_started_for_want_of_descriptors_is_started_later(famezd: Famezd, more: int) -> None:
+    """Whatever the first thing is for which there is none."""
+    pid = json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]["pid"]
+    with famezd.join("lab") as one, famezd.join("lab") as other:
+        before = resource.prlimit(famezd.process.pid, resource.RLIMIT_NOFILE)
+        there = {int(name) for name in os.listdir(f"/proc/{famezd.process.pid}/fd")}
+        first_free = itertools.islice((n for n in itertools.count() if n not in there), more, None)
+        resource.prlimit(famezd.process.pid, resource.RLIMIT_NOFILE, (next(first_free), before[1]))
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: "cannot be started" in famezd.log.read_text(), "it cannot be started")
+        resource.prlimit(famezd.process.pid, resource.RLIMIT_NOFILE, before)
+        one.ring(other.id, 3)
+        assert other.wait(PATIENCE) == [Doorbell(3, 1)]
+    assert "Traceback" not in famezd.log.read_text()
 
 
 def test_a_hanging_worker_is_killed_and_replaced(famezd: Famezd) -> None:

@@ -126,6 +126,19 @@ def test_a_new_generation_takes_the_place_of_the_old_one(keeper: Keeper) -> None
     assert texts(ark) == texts(keeper.open()) == [b"new", b"newer"]
 
 
+def test_what_was_let_go_is_nobodys_even_if_the_manager_has_not_heard_of_it(keeper: Keeper) -> None:
+    """It died first, or we did: what happened since is not in it."""
+    ark = new(keeper)
+    ark.append(Record(b"old", (0, 1)))
+    kept = {name: [os.dup(fd) for fd in fds] for name, fds in keeper.kept.items()}
+    ark.clear()
+    ended = Ark(keeper, kept)
+    assert not ended.exists
+    assert not list(ended.records())
+    ark.renew([Record(b"new")])
+    assert texts(keeper.open()) == [b"new"]
+
+
 def test_a_generation_that_was_not_finished_counts_for_nothing(keeper: Keeper) -> None:
     ark = new(keeper)
     ark.append(Record(b"kept"))

@@ -193,6 +193,23 @@ def test_a_trace_follows_each_message() -> None:
     assert traced(trace) == []
 
 
+def test_a_trace_shows_nothing_of_an_earlier_message_nor_a_peer_that_is_none() -> None:
+    slots = Slots(Bytes(SLOT_SIZE * 4))
+    trace = Trace(slots, 3)
+    slots.put(1, b"long ago", 2)
+    assert traced(trace) == []
+    slots.acknowledge(1)
+    assert traced(trace) == [("taken", "long ago")]
+    for responder in (0, 4, (1 << 64) - 1):
+        # As one writes it who ends no text with a NUL, and does not say whom it is for.
+        slots.memory.write(512 + 128, b"now")
+        slots.memory.set_word(512 + 80, responder)
+        slots.memory.set_word(512 + 64, 3)
+        assert traced(trace) == []
+        slots.acknowledge(1)
+        assert [(found.dst, found.text) for found in trace.look(DIRECTORY)] == [("?", "now")]
+
+
 def test_a_trace_sees_what_came_and_went_by_what_is_left() -> None:
     slots = Slots(Bytes(SLOT_SIZE * 4))
     trace = Trace(slots, 3)

@@ -493,6 +493,15 @@ class TestMistakes:
             ["fabrics.d/a.yaml:5:3:", "faults[3]:"],
         ]
 
+    def test_all_rules_that_do_nothing(self, write: Write) -> None:
+        path = write(a="faults:\n- {}\n- {src: 1}\n- {dst: 99}\n- {block: true}\n- {block: false}\n")
+        assert [line.split(" ")[:2] for line in problems(path)] == [
+            ["fabrics.d/a.yaml:2:3:", "faults[0]:"],
+            ["fabrics.d/a.yaml:3:3:", "faults[1]:"],
+            ["fabrics.d/a.yaml:4:9:", "faults[2].dst:"],
+            ["fabrics.d/a.yaml:6:3:", "faults[4]:"],
+        ]
+
     def test_all_of_all_files_in_order(self, write: Write) -> None:
         path = write(
             "runtime_directory: run\nlgo: {}\n",

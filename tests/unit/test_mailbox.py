@@ -368,7 +368,19 @@ def test_what_is_cut_off_reads_as_zeros_and_is_not_written(path: Path, kind: typ
 
 def test_a_file_that_can_be_written_is_not_mapped(path: Path) -> None:
     with opened(backing(path)) as shared:
-        assert type(outliving_memory(shared.descriptor)) is FileMemory
+        memory = outliving_memory(shared.descriptor)
+        assert not isinstance(memory, MappedMemory)
+        memory.close()
+
+
+def test_the_flags_that_somebody_sets_on_the_shared_file_mean_nothing(path: Path) -> None:
+    with opened(backing(path)) as shared:
+        memory = outliving_memory(shared.descriptor)
+        fcntl.fcntl(shared.descriptor, fcntl.F_SETFL, os.O_APPEND)
+        memory.write(16, b"here")
+        assert memory.read(16, 4) == b"here"
+        assert os.fstat(shared.descriptor).st_size == backing(path).size
+        memory.close()
 
 
 # The layout

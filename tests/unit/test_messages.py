@@ -49,6 +49,10 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         ),
         ("Standalone Acknowledgment Tag=7,Reason=OK", StandaloneAcknowledgment(7, "OK")),
         ("ping", Text("ping")),
+        ("ping\n", Text("ping")),
+        ("dump \n", Text("dump")),
+        ("ping me\n", Text("ping me\n")),
+        ("Ping", Text("Ping")),
         ("Link arms", Text("Link arms")),
         ("", Text("")),
     ],
@@ -110,6 +114,7 @@ def test_any_text_is_a_message_or_an_error(text: str) -> None:
     [
         ("ping!EZT=3", "ping", 3),
         ("ping !EZT=0", "ping", 0),
+        ("ping!EZT=4\n", "ping", 4),
         ("ping", "ping", None),
         ("ping!EZT=", "ping!EZT=", None),
         ("ping!EZT=-1", "ping!EZT=-1", None),

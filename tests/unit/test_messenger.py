@@ -44,6 +44,20 @@ def test_a_newcomer_gets_an_empty_slot_as_a_driverless_qemu(rig: Rig) -> None:
     assert rig.mapped.word(3 * 512 + 72) == 3
 
 
+def test_a_newcomer_finds_what_another_has_scribbled_over(rig: Rig) -> None:
+    rig.switch.left(3)
+    rig.slots.name(2, "host.2", "FAME-Zadapter")
+    rig.mapped.write(0, b"\xff" * 512)
+    rig.mapped.write(1 * 512 + 72, b"\xff" * 8)
+    rig.slots.name(SWITCH, "mine", "now")
+    rig.switch.joined(3)
+    rig.slots.check(slots_size(PEERS))
+    assert (rig.slots.peers, rig.slots.server) == (PEERS, SWITCH)
+    assert rig.mapped.word(1 * 512 + 72) == 1
+    assert (rig.slots.nodename(SWITCH), rig.slots.cclass(SWITCH)) == ("Z-switch", "FabricSwitch")
+    assert (rig.slots.nodename(2), rig.slots.cclass(2)) == ("host.2", "FAME-Zadapter")
+
+
 def test_a_leavers_slot_keeps_nothing_but_its_id(rig: Rig) -> None:
     rig.slots.name(3, "host.3", "FAME-Zadapter")
     rig.slots.identify(3, 300, 27)
@@ -158,6 +172,28 @@ def test_a_message_not_taken_in_time_is_overwritten_by_the_next(rig: Rig, monkey
     rig.send(2, b"ping!EZT=2")
     assert rig.rung == [(1, SWITCH), (2, SWITCH)]
     assert rig.take() == b"pong!EZT=3"
+
+
+def test_who_did_not_take_a_message_holds_nobody_up_until_it_takes_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messenger, "TAKE_WITHIN", 0.0)
+    rig.send(1, b"ping!EZT=1")
+    monkeypatch.setattr(messenger, "TAKE_WITHIN", 1000.0)
+    monkeypatch.setattr(messenger, "DEAF_TAKE_WITHIN", 0.0)
+    not_taken = ("message not taken in time", {"peer": 1})
+    rig.send(1, b"ping!EZT=2")
+    rig.tick()
+    assert rig.logged == [not_taken], "while nobody else is to be sent anything it has its time"
+    rig.send(2, b"ping!EZT=3")
+    assert rig.logged == [not_taken] * 2
+    assert rig.take() == b"pong!EZT=4"
+    rig.send(1, b"ping!EZT=5")
+    assert rig.take() == b"pong!EZT=6", "it is no longer deaf"
+    rig.send(1, b"ping!EZT=7")
+    rig.send(2, b"ping!EZT=8")
+    assert rig.answers() == [b"pong!EZT=8", b"pong!EZT=9"]
+    assert rig.logged == [not_taken] * 2
 
 
 def test_a_leaver_is_sent_nothing_more_and_holds_nobody_up(rig: Rig) -> None:

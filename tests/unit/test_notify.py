@@ -265,3 +265,35 @@ def test_a_dead_manager_refuses_again_and_again(manager: NotifySocket, service: 
 def test_who_is_in_a_hurry_waits_a_moment_only(service: Manager) -> None:
     service.hurry()
     assert not service.settle()
+
+
+def test_what_a_busy_manager_was_not_asked_to_let_go_of_is_not_what_has_the_name_next(
+    manager: NotifySocket, service: Manager
+) -> None:
+    service.hurry()
+    for _ in range(1000):
+        service.tell("STATUS=much is told")
+    service.forget("pair")
+    heard = [told.assignments for told in all_of(manager)]
+    assert not any("FDSTOREREMOVE" in told for told in heard)
+    reading, writing = os.pipe()
+    with closing(reading, writing):
+        service.store("pair", [reading])
+    service.forget("other")
+    told = list(all_of(manager))
+    assert [(set(one.assignments) & {"FDSTORE", "FDSTOREREMOVE"}, one.assignments["FDNAME"]) for one in told] == [
+        ({"FDSTOREREMOVE"}, "pair"),
+        ({"FDSTORE"}, "pair"),
+        ({"FDSTOREREMOVE"}, "other"),
+    ]
+
+
+def all_of(manager: NotifySocket) -> Iterator[Notification]:
+    """What was told until now; its descriptors are closed."""
+    while True:
+        try:
+            told = manager.receive()
+        except BlockingIOError:
+            return
+        told.close()
+        yield told

@@ -16,17 +16,17 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from docs.reference.commands import Command, all_commands, from_parser
+from docs.reference.completions import completions
+from docs.reference.examples import EXAMPLES
+from docs.reference.outputs import ROOT, outputs
+from docs.reference.settings import Setting, sections
 from famezd.cli import famez_client, famez_server, famezctl, famezd
 from famezd.cli.lessons import LESSONS
 from famezd.client.grammar import understand
 from famezd.config import ConfigError, FabricSettings, MainSettings, Problem, load
 from famezd.faults import KINDS
 from famezd.stats import LEAVES, REFUSALS, TOTALS
-from reference.commands import Command, all_commands, from_parser
-from reference.completions import completions
-from reference.examples import EXAMPLES
-from reference.outputs import ROOT, outputs
-from reference.settings import Setting, sections
 from tests.needs import need
 
 ENVIRON = {"RUNTIME_DIRECTORY": "/run/famez"}

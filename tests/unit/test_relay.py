@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import random
 import select
@@ -12,11 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from famezd.fabric import relay
+from famezd.fabric.faults import Faults
 from famezd.fabric.relay import EMPTY, SHARE, STALL, SWITCH, Relay
+from famezd.faults import Rule
 from famezd.stats import ANYBODY, COUNT_LIMIT, IN_FLIGHT, SWITCH_ROW, InFlight, Page, Shape
 from tests.unit.conftest import wait_until
 from tests.unit.relay_process import connect, resume
@@ -32,11 +37,13 @@ Eventfd = Callable[[], int]
 class Rig:
     """A relay with its epoll and page, and who was given up."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, rules: tuple[Rule, ...] = (), *, switch: int | None = None) -> None:
         self.page = Page.create("test", shape)
         self.epoll = select.epoll()
         self.stalled: list[int] = []
-        self.relay = Relay(self.epoll, self.page, self.stalled.append)
+        faults = Faults(self.page, rules, switch=switch)
+        faults.begin()
+        self.relay = Relay(self.epoll, self.page, self.stalled.append, faults)
 
     def turn(self) -> list[tuple[int, int]]:
         return self.relay.relay(self.epoll.poll(0))
@@ -521,3 +528,74 @@ def test_a_bell_that_waits_and_is_removed_is_passed_on_and_forgotten(eventfd: Ev
         assert rig.relay.share(()) == []
     assert sum(rig.page.doorbells()) == 40
     rig.close()
+
+
+# Stalls that are none
+
+
+def seen_to_stall_at(step: int, code: str, run: Callable[[], object]) -> bool:
+    """Runs it, with two looks of the watchman's between two of its instructions; whether it has so many."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and (steps := steps + 1) == step:
+            signal.raise_signal(signal.SIGALRM)
+            signal.raise_signal(signal.SIGALRM)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return steps >= step
+
+
+@pytest.mark.parametrize("to", ["peer", "nobody", "switch"])
+@pytest.mark.parametrize("ruled", [False, True])
+def test_who_was_kept_from_running_for_long_loses_nothing(eventfd: Eventfd, to: str, *, ruled: bool) -> None:
+    """Wherever that was: the watchman takes it for a write that stands still."""
+    bell, receiver = eventfd(), eventfd()
+    rules = (Rule(1, "duplicate", probability=1.0),) if ruled else ()
+    for step in itertools.count(1):
+        rig = Rig(Shape(places=4, rows=4, vectors=2), rules, switch=3)
+        rig.relay.connect(3, [SWITCH, SWITCH])
+        rig.relay.connect(1, [receiver, EMPTY])
+        place = {"peer": 1, "nobody": 2, "switch": 3}[to]
+        rig.relay.add(bell, 0, place, 0)
+        os.eventfd_write(bell, 3)
+        reached = seen_to_stall_at(step, relay.__file__, rig.turn)
+        passed = 6 if ruled else 3
+        assert (rig.count(0, place, 0), sum(rig.page.doorbells())) == (3, 3)
+        assert rig.relay.for_switch == ({(0, 0): passed} if to == "switch" else {})
+        assert rig.page.totals()["dropped"] == (passed if to == "nobody" else 0)
+        # Perhaps twice, which is harmless.
+        assert rings(receiver) in ((passed, 2 * passed) if to == "peer" else (0,))
+        assert rig.settled()
+        assert not rig.page.held()
+        rig.epoll.unregister(bell)
+        rig.close()
+        if not reached:
+            return
+
+
+def test_a_receiver_that_blocks_again_at_once_is_given_up(
+    rig: Rig, eventfd: Eventfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its peer clears O_NONBLOCK without end, also between our setting it and our writing."""
+    bell, receiver = eventfd(), eventfd()
+    rig.relay.connect(1, [receiver, EMPTY])
+    rig.relay.add(bell, 0, 1, 0)
+    os.eventfd_write(receiver, FULL)
+    monkeypatch.setattr(os, "set_blocking", lambda descriptor, _: set_blocking(descriptor))
+    set_blocking(receiver)
+    os.eventfd_write(bell, 1)
+    rig.turn()
+    assert rig.stalled == [1]
+    assert rig.page.totals()["dropped"] == 1
+    assert not rig.page.words[IN_FLIGHT]

@@ -2,12 +2,14 @@
 
 import os
 import time
+from array import array
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from famezd.fabric import faults
-from famezd.fabric.relay import AT_ONCE, EMPTY, SWITCH
+from famezd.fabric.faults import Faults
+from famezd.fabric.relay import AT_ONCE, EMPTY, SWITCH, Relay
 from famezd.faults import MAX_RULES, parse_rules
 from famezd.stats import IN_FLIGHT, Shape
 from tests.unit.test_relay import FULL, Rig, alarm, rings, set_blocking
@@ -201,3 +203,16 @@ def test_rules_come_and_go_and_those_that_stay_keep_their_words(ruled: Make, eve
     # One with the same id that is another begins anew.
     rig.relay.change_rules(parse_rules("id=1 src=1 block seed=2"))
     assert list(rig.page.rules().values()) == [(0, 0)]
+
+
+def test_what_was_decided_before_a_kill_is_not_counted_for_a_rule_that_came_since(ruled: Make) -> None:
+    rig = ruled("id=1 src=1 dst=2 drop=1 seed=1")
+    page = rig.page
+    rule, journal = page.shape.rules_at, page.shape.journal_at
+    # Killed when it was to be written that the rule has struck.
+    page.words[journal + 1 : journal + 5] = memoryview(array("Q", [rule + 1, 5, rule + 2, 5]))
+    page.words[journal] = 2
+    successor = Relay(rig.epoll, page, rig.stalled.append, Faults(page, parse_rules("id=2 src=1 dst=2 drop=1 seed=2")))
+    successor.redeliver()
+    successor.close()
+    assert list(page.rules().values()) == [(0, 0)]

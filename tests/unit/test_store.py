@@ -14,13 +14,14 @@ import pytest
 
 from famezd import kinds
 from famezd.config import ConfigError, FaultSettings, load
-from famezd.notify import Manager, NotifySocket
+from famezd.notify import Manager, Notification, NotifySocket
 from famezd.statepage import StatePage
 from famezd.supervisor import view
 from famezd.supervisor.accepted import Accepted, at_start, keep, recall
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.store import Store
 from famezd.supervisor.worker import Worker
+from tests.unit.conftest import closing
 from tests.unit.test_worker_log import write_config
 
 
@@ -106,6 +107,50 @@ def test_what_takes_the_place_of_another_is_kept_alone(systemd: Systemd) -> None
     shelf.forget("stats")
     shelf.forget("stats")
     assert systemd.hear() == {}
+
+
+def make_busy(store: Store) -> None:
+    """Nothing more can be told until it has heard what there is."""
+    store.manager.hurry()
+    for _ in range(1000):
+        store.manager.tell("STATUS=much")
+
+
+def test_a_worker_is_not_told_that_what_a_busy_manager_did_not_take_is_safe(systemd: Systemd, tmp_path: Path) -> None:
+    store = systemd.start()
+    shelf = store.shelf("lab")
+
+    async def confirmed() -> bool:
+        config = load(tmp_path / "famezd.yaml")
+        worker = Worker(config.fabrics["lab"], shelf, str(tmp_path / "nobody"), lambda: None)
+        reading, writing = os.pipe()
+        with closing(reading):
+            worker.hear(Notification(1, {"BARRIER": "1"}, [writing]))
+            return bool(os.read(reading, 1))
+
+    write_config(tmp_path, lab="")
+    shelf.keep("ark.0.0", [a_file(), a_file()])
+    assert asyncio.run(confirmed())
+    make_busy(store)
+    shelf.keep("ark.0.1", [a_file(), a_file()])
+    assert not asyncio.run(confirmed())
+    assert set(systemd.hear()) == {"lab.ark.0.0"}
+    # What it asks for next may be taken.
+    shelf.keep("ark.0.2", [a_file(), a_file()])
+    assert asyncio.run(confirmed())
+
+
+def test_a_configuration_that_is_not_taken_leaves_the_one_before(systemd: Systemd) -> None:
+    store = systemd.start()
+    store.keep_config("old")
+    make_busy(store)
+    store.keep_config("new")
+    systemd.hear()
+    # What it was not asked yet is asked with this.
+    store.manager.forget("lab.ark.0.0")
+    assert systemd.start().config == "old"
+    store.keep_config("newest")
+    assert systemd.start().config == "newest"
 
 
 def test_an_end_removes_the_files_that_are_still_its_own(systemd: Systemd, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A worker's lines in the supervisor's log, whatever they contain."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def test_a_remedy_that_looks_like_a_field_stays_in_the_text(tmp_path: Path) -> N
 
     with capture_logs():
         assert asyncio.run(test()) == "too few descriptors: raise the limit with LimitNOFILE=3182"
+
+
+@pytest.mark.parametrize("style", ["text", "journal", "json"])
+@pytest.mark.parametrize("text", ["\x1b[2J", "evil\u202e", "\x9b2J", "a\u2028b", "two\nlines", "two words\x07"])
+def test_what_a_guest_wrote_does_nothing_to_a_terminal(
+    style: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        worker = await a_worker(tmp_path)
+        escaped = text.encode("unicode_escape").decode()
+        worker._repeat(f'<6>peer attributes\tcclass="{escaped}"')
+        worker._repeat(f"<3>{text.replace(chr(10), ' ')} from a plug-in")
+
+    configure("info", style)
+    asyncio.run(test())
+    lines = capsys.readouterr().err.split("\n")
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert json.dumps(text)[1:-1] in lines[0] if style == "json" else repr(text)[1:-1] in lines[0]
+    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("style", ["text", "journal", "json"])

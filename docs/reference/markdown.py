@@ -8,11 +8,11 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from pydantic import BaseModel
 
+from docs.reference.examples import EXAMPLES
+from docs.reference.settings import Setting, sections
 from famezd.config import FabricSettings, MainSettings
 from famezd.supervisor.metrics import FabricCollector
 from famezd.supervisor.view import ConfigView
-from reference.examples import EXAMPLES
-from reference.settings import Setting, sections
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -38,7 +38,7 @@ def _filled(name: str, fragments: dict[str, Callable[[], str]]) -> str:
     page = (PAGES / name).read_text()
     for fragment, made in fragments.items():
         page = page.replace(f"@{fragment}@", made())
-    return f"<!-- Made by `make reference` from reference/pages/{name}. -->\n\n{page}"
+    return f"<!-- Made by `make reference` from docs/reference/pages/{name}. -->\n\n{page}"
 
 
 def _settings(model: type[BaseModel]) -> str:

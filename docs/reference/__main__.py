@@ -1,6 +1,6 @@
-"""Writes all that is generated: `python -m reference`."""
+"""Writes all that is generated: `python -m docs.reference`."""
 
-from reference.outputs import ROOT, outputs
+from docs.reference.outputs import ROOT, outputs
 
 for name, made in outputs().items():
     path = ROOT / name

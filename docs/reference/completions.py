@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from reference.commands import Command, Option, all_commands
+from docs.reference.commands import Command, Option, all_commands
 
 _COMMON = {shell: Path(__file__).with_name("shells").joinpath(f"common.{shell}") for shell in ("bash", "zsh", "fish")}
 _HEAD = "# Completion for {}; made by `make reference` from its options."

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from docs.reference.commands import Command, Option, all_commands
+from docs.reference.examples import EXAMPLES
+from docs.reference.settings import Section, Setting, sections
 from famezd.config import FabricSettings, MainSettings
-from reference.commands import Command, Option, all_commands
-from reference.examples import EXAMPLES
-from reference.settings import Section, Setting, sections
 
 PAGES = Path(__file__).parent / "pages"
 _WIDTH = 78
@@ -34,7 +34,7 @@ def man_pages() -> dict[str, str]:
     def filled(page: Path) -> str:
         lines = page.read_text().splitlines()
         made = [fragments[line.strip("@")](page.stem) if re.fullmatch("@[A-Z-]+@", line) else line for line in lines]
-        return "\n".join([f'.\\" Made by `make reference` from reference/pages/{page.name}.', *made, ""])
+        return "\n".join([f'.\\" Made by `make reference` from docs/reference/pages/{page.name}.', *made, ""])
 
     return {page.name: filled(page) for page in sorted(PAGES.glob("*.[158]"))}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic.json_schema import JsonSchemaValue
 
+from docs.reference.completions import completions
+from docs.reference.manpages import man_pages
+from docs.reference.markdown import configuration, metrics
 from famezd.config import fabric_schema, main_schema
-from reference.completions import completions
-from reference.manpages import man_pages
-from reference.markdown import configuration, metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def outputs() -> dict[str, str]:
