@@ -18,8 +18,12 @@ _NOT_REACHED = {
 }
 _DENIED = """\
 QEMU's user must be able to write to the socket (`socket: {group: ...}`, see docs/virtual-machines.md)"""
-_CONFINED = """\
-, and so must its {model} profile (`journalctl -k` has the denials)"""
+_REFUSED = """\
+famezd refuses it, and says why in its log (`journalctl -u famezd -g refused`)"""
+_CONFINED = {
+    "apparmor": "AppArmor confines it and must allow that, too: `journalctl -k -g apparmor` has what it denied",
+    "selinux": "SELinux confines it and must allow that, too: `ausearch -m avc -ts recent` has what it denied",
+}
 
 
 class AttachError(FamezError):
@@ -105,16 +109,18 @@ def _why_not(domain: Any, fabric: str, error: Exception, live: bool, config: boo
     name = domain.name()
     lines = [f"cannot attach domain {name} to fabric {fabric}: {error}"]
     if "Permission denied" in str(error):  # QEMU's words
-        lines.append(_DENIED + _confinement(domain))
+        lines += [_DENIED, *confinement(domain.XMLDesc())]
+    elif "version -1" in str(error):  # QEMU's words for a refusal
+        lines.append(_REFUSED)
     elif live and config:
         lines.append(f"`famezctl attach --config {name} {fabric}` attaches it from its next start on")
     return "; ".join(lines)
 
 
-def _confinement(domain: Any) -> str:  # noqa: ANN401
-    labels = ET.fromstring(domain.XMLDesc()).iterfind("seclabel")  # noqa: S314
-    models = [m for label in labels if (m := label.get("model")) in ("apparmor", "selinux")]
-    return "".join(_CONFINED.format(model=model) for model in models)
+def confinement(domain: str) -> list[str]:
+    """What else may forbid the QEMU of a domain that runs to open a socket, by the domain's XML."""
+    labels = ET.fromstring(domain).iterfind("seclabel")  # noqa: S314
+    return [_CONFINED[model] for label in labels if (model := label.get("model")) in _CONFINED]
 
 
 def show_attached(answer: dict[str, Any]) -> str:

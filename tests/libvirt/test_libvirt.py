@@ -139,6 +139,11 @@ def test_a_domain_that_does_not_run_is_attached_for_its_next_start(
         await_members(famezd)
         domain.start()
         await_members(famezd, ("lab", "2", "web"))
+        domain.destroy()
+        element = libvirtd.directory / "element.xml"
+        element.write_text(famezd.ctl("libvirt", "lab", "--port", "2").stdout)
+        libvirtd.virsh("detach-device", "web", str(element), "--config")
+        assert "shmem" not in libvirtd.virsh("dumpxml", "web")
 
 
 def test_a_domain_without_a_free_slot_is_attached_for_its_next_start(
@@ -170,7 +175,10 @@ def test_a_socket_that_qemu_may_not_open_is_told(famezd: Famezd, libvirtd: Libvi
 def test_a_fabric_that_refuses_a_domain_leaves_it_as_it_was(famezd: Famezd, libvirtd: Libvirtd, attach: Attach) -> None:
     with Domain(libvirtd, "web") as domain, Peer.join(famezd.runtime / "lab.2.sock"):
         domain.start()
-        assert "cannot attach domain web to fabric lab: " in attach.refused("web", "lab", "--port", "2")
+        refusal = attach.refused("web", "lab", "--port", "2")
+        assert refusal.startswith("famezctl: cannot attach domain web to fabric lab: ")
+        assert refusal.endswith("; famezd refuses it, and says why in its log (`journalctl -u famezd -g refused`)\n")
+        assert "port 2, whose own socket this is, is taken" in famezd.log.read_text()
         assert attach.done("web", "lab") == "domain web is on fabric lab, now and from its next start on\n"
         await_members(famezd, ("lab", "0", "web"))
 
