@@ -113,7 +113,7 @@ def _why_not(domain: Any, fabric: str, error: Exception, live: bool, config: boo
     elif "version -1" in str(error):  # QEMU's words for a refusal
         lines.append(_REFUSED)
     elif live and config:
-        lines.append(f"`famezctl attach --config {name} {fabric}` attaches it from its next start on")
+        lines.append("with --config it is attached from its next start on")
     return "; ".join(lines)
 
 

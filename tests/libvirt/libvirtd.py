@@ -74,6 +74,7 @@ class Libvirtd:
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="famezd-libvirt-"))
+        self.directory.chmod(0o755)
         self.uri = f"qemu+unix:///system?socket={self.directory}/libvirt-sock"
         user = f"libvirt-qemu:x:{QEMU_USER}:{QEMU_USER}::/nonexistent:/usr/sbin/nologin"
         self._write("passwd", _without("passwd", "libvirt-qemu") + user + "\n")
@@ -87,8 +88,8 @@ class Libvirtd:
 
     def __enter__(self) -> Self:
         libvirtd = need("libvirtd", "libvirt-daemon")
+        need_file(Path("/usr/share/doc/libvirt-daemon-driver-qemu"), "libvirt-daemon-driver-qemu")
         need("virsh", "libvirt-clients")
-        need("qemu-system-x86_64", "qemu-system-x86")
         separate = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -159,7 +160,8 @@ class Domain:
         self._path = libvirtd.directory / f"{name}.qtest"
         # A domain can have but one <qemu:commandline>.
         ours = (commandline or _COMMANDLINE).replace("</qemu:commandline>", _QTEST.format(path=self._path))
-        self.xml = _DOMAIN.format(name=name, machine=machine, devices=devices, commandline=ours)
+        qemu = need("qemu-system-x86_64", "qemu-system-x86")
+        self.xml = _DOMAIN.format(name=name, machine=machine, qemu=qemu, devices=devices, commandline=ours)
 
     def __enter__(self) -> Self:
         with ExitStack() as undone:
@@ -171,7 +173,7 @@ class Domain:
             definition = self._libvirtd.directory / f"{self.name}.xml"
             definition.write_text(self.xml)
             self._libvirtd.virsh("define", "--validate", str(definition))
-            undone.callback(self._libvirtd.virsh, "undefine", self.name)
+            undone.callback(self._libvirtd.try_virsh, "undefine", self.name)
             undone.callback(self._libvirtd.try_virsh, "destroy", self.name)
             self._exit = undone.pop_all()
         return self
@@ -220,7 +222,7 @@ _DOMAIN = """\
   <os><type arch="x86_64" machine="{machine}">hvm</type></os>
   <features><acpi/></features>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>{qemu}</emulator>
     <memballoon model="none"/>
     {devices}
   </devices>

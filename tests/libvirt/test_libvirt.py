@@ -25,7 +25,6 @@ CLOSED = {"peers": 1, "vectors": 1}
 @pytest.fixture(scope="module")
 def libvirtd() -> Iterator[Libvirtd]:
     with Libvirtd() as libvirtd:
-        libvirtd.directory.chmod(0o755)
         yield libvirtd
 
 
@@ -154,11 +153,23 @@ def test_a_domain_without_a_free_slot_is_attached_for_its_next_start(
         domain.start()
         refusal = attach.refused("web", "lab")
         assert "No more available PCI slots" in refusal
-        assert refusal.endswith("; `famezctl attach --config web lab` attaches it from its next start on\n")
+        assert refusal.endswith("; with --config it is attached from its next start on\n")
         assert "shmem" not in libvirtd.virsh("dumpxml", "--inactive", "web")
         assert attach.done("--config", "web", "lab") == "domain web is on fabric lab, from its next start on\n"
         domain.destroy()
         domain.start()
+        await_members(famezd, ("lab", "0", "web"))
+
+
+def test_a_domain_without_a_definition_is_attached_until_it_ends(
+    famezd: Famezd, libvirtd: Libvirtd, attach: Attach
+) -> None:
+    with Domain(libvirtd, "web") as domain:
+        domain.start()
+        libvirtd.virsh("undefine", "web")
+        refusal = attach.refused("--config", "web", "lab")
+        assert refusal == "famezctl: domain web has no definition that is kept: attach it without --config\n"
+        assert attach.done("web", "lab").endswith(", until it ends: it has no definition that is kept\n")
         await_members(famezd, ("lab", "0", "web"))
 
 
