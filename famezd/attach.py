@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from famezd.config import Fabric
 from famezd.errors import FamezError
 
+_QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+"""Of what libvirt passes on to QEMU as it stands: https://libvirt.org/drvqemu.html#pass-through-of-arbitrary-qemu-commands"""
+_ELEMENT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
 
 class NoPortSocketError(FamezError):
     """A port has no socket of its own."""
+
+
+class NotInXmlError(FamezError):
+    """A domain's XML cannot say what was asked for."""
 
 
 def qemu_arguments(fabric: Fabric, port: int | None = None) -> list[str]:
@@ -17,7 +27,7 @@ def qemu_arguments(fabric: Fabric, port: int | None = None) -> list[str]:
 
     A comma in the path is doubled, as QEMU wants it. Raises NoPortSocketError.
     """
-    path = str(fabric.socket.path if port is None else _port_socket(fabric, port)).replace(",", ",,")
+    path = str(_socket(fabric, port)).replace(",", ",,")
     identity = f"famez-{fabric.name}".replace(".", "-")
     return [
         "-chardev",
@@ -25,6 +35,51 @@ def qemu_arguments(fabric: Fabric, port: int | None = None) -> list[str]:
         "-device",
         f"ivshmem-doorbell,chardev={identity},vectors={fabric.vectors}",
     ]
+
+
+def libvirt_element(fabric: Fabric, port: int | None = None, name: str | None = None) -> str:
+    """The element of a libvirt domain's devices that is such a device, called `name` (famez-FABRIC by default).
+
+    libvirt 3.1 or later knows it: https://libvirt.org/formatdomain.html#shared-memory-device. It can be attached to a
+    domain that runs, and libvirt's AppArmor profiles allow its socket. Raises NoPortSocketError and NotInXmlError.
+    """
+    name = f"famez-{fabric.name}" if name is None else name
+    if not _ELEMENT_NAME.fullmatch(name) or name in (".", ".."):
+        raise NotInXmlError(f"a device's name is letters, digits, '_', '.' and '-', not {name!r}")
+    element = ET.Element("shmem", name=name)
+    ET.SubElement(element, "model", type="ivshmem-doorbell")
+    ET.SubElement(element, "server", path=_in_xml(_socket(fabric, port)))
+    # Without <msi> libvirt gives the device one vector.
+    ET.SubElement(element, "msi", vectors=str(fabric.vectors), ioeventfd="on")
+    return _written(element)
+
+
+def libvirt_commandline(fabric: Fabric, port: int | None = None) -> str:
+    """The same as QEMU's arguments, for domains in which libvirt does not know the device: a child of <domain>.
+
+    It brings its namespace along, so it can be pasted as it is. Raises NoPortSocketError and NotInXmlError.
+    """
+    _in_xml(_socket(fabric, port))
+    element = ET.Element("qemu:commandline", {"xmlns:qemu": _QEMU_NAMESPACE})
+    for argument in qemu_arguments(fabric, port):
+        ET.SubElement(element, "qemu:arg", value=argument)
+    return _written(element)
+
+
+def _written(element: ET.Element) -> str:
+    ET.indent(element)
+    return ET.tostring(element, encoding="unicode")
+
+
+def _in_xml(path: Path) -> str:
+    # XML 1.0 has no way to write most control characters.
+    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", str(path)):
+        raise NotInXmlError(f"XML cannot say the socket's path {str(path)!r}: give the fabric another one by `socket:`")
+    return str(path)
+
+
+def _socket(fabric: Fabric, port: int | None) -> Path:
+    return fabric.socket.path if port is None else _port_socket(fabric, port)
 
 
 def _port_socket(fabric: Fabric, port: int) -> Path:

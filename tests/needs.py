@@ -1,4 +1,4 @@
-"""Programs that the tests call: found, or installed from the package that has them.
+"""Programs and files that the tests use: found, or installed from the package that has them.
 
 A test that skips itself for want of a program proves nothing, so these tests install what they lack.
 """
@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # What a user's PATH leaves out: the daemons that we test against live there.
@@ -34,17 +34,26 @@ def need(program: str, package: str) -> Path:
     Installs by apt, as root or through `sudo -n`; may be called by several test processes at a time.
     Raises MissingProgramError, naming program and package, when that fails.
     """
-    found = _find(program)
+    return _need(lambda: _find(program), program, package)
+
+
+def need_file(path: Path, package: str) -> Path:
+    """Return `path`, which is no program, installing the package that has it in the same way."""
+    return _need(lambda: path if path.exists() else None, str(path), package)
+
+
+def _need(find: Callable[[], Path | None], what: str, package: str) -> Path:
+    found = find()
     if found:
         return found
     complaint = ""
     with _apt_alone():
         # Another process may have installed it while this one waited for its turn.
-        if not _find(program):
+        if not find():
             complaint = _install(package)
-    found = _find(program)
+    found = find()
     if not found:
-        raise MissingProgramError(program, package, complaint)
+        raise MissingProgramError(what, package, complaint)
     return found
 
 

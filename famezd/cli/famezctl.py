@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from famezd import __version__
+from famezd.cli.attaching import AttachError, attach, show_attached
 from famezd.cli.control import ControlError, NobodyAnswersError, default_control_socket, get, post
 from famezd.cli.drawing import show_switch
 from famezd.cli.lessons import taught
@@ -136,6 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     qemu.add_argument("fabric", metavar="FABRIC")
     qemu.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     qemu.set_defaults(ask=_ask_qemu, show=lambda answer: shlex.join(answer["arguments"]))
+    _add_libvirt_verbs(verbs)
     _take_json(verbs)
     return taught(parser)
 
@@ -169,6 +171,25 @@ def _seconds(text: str) -> float:
     if not _MOST_OFTEN <= seconds <= _SELDOM:
         raise argparse.ArgumentTypeError(f"must be {_MOST_OFTEN:g} to {_SELDOM} seconds, not {text}")
     return seconds
+
+
+def _add_libvirt_verbs(verbs: _Verbs) -> None:
+    libvirt = verbs.add_parser("libvirt", help="what puts a libvirt domain on a fabric, to paste by `virsh edit`")
+    libvirt.add_argument("fabric", metavar="FABRIC")
+    libvirt.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
+    form = libvirt.add_mutually_exclusive_group()
+    form.add_argument("--name", metavar="NAME", help="of the device, for libvirt (default: famez-FABRIC)")
+    form.add_argument(
+        "--commandline", action="store_true", help="as QEMU's arguments (qemu:commandline), where <shmem> will not do"
+    )
+    libvirt.set_defaults(ask=_ask_libvirt, show=lambda answer: answer["xml"])
+    attached = verbs.add_parser("attach", help="put a libvirt domain on a fabric, at once if it runs")
+    attached.add_argument("domain", metavar="DOMAIN", help="its name, number or UUID, as virsh takes it")
+    attached.add_argument("fabric", metavar="FABRIC")
+    attached.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
+    attached.add_argument("--config", action="store_true", help="only from its next start on")
+    attached.add_argument("-c", "--connect", metavar="URI", help="which libvirt (default: as virsh chooses)")
+    attached.set_defaults(ask=_ask_attach, show=show_attached)
 
 
 def _add_fault_verbs(fault: argparse.ArgumentParser) -> None:
@@ -231,6 +252,22 @@ def _ask_kick(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
 def _ask_qemu(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
     port = "" if arguments.port is None else f"?port={arguments.port}"
     return get(path, f"{_fabric(arguments)}/qemu{port}")
+
+
+def _ask_libvirt(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    form = "commandline" if arguments.commandline else "element"
+    asked = {"port": arguments.port, "name": arguments.name, "form": form}
+    query = urlencode({key: value for key, value in asked.items() if value is not None})
+    return get(path, f"{_fabric(arguments)}/libvirt?{query}")
+
+
+def _ask_attach(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    port = "" if arguments.port is None else f"?port={arguments.port}"
+    element = get(path, f"{_fabric(arguments)}/libvirt{port}")["xml"]
+    try:
+        return attach(arguments.domain, arguments.fabric, element, arguments.connect, arguments.config)
+    except AttachError as e:
+        raise ControlError(str(e)) from e
 
 
 def _ask_add_fault(path: Path, arguments: argparse.Namespace) -> Any:  # noqa: ANN401

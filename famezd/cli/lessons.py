@@ -108,6 +108,20 @@ LESSONS: Final = {
             ("famezctl qemu lab --port 4", "the port that is pinned to its own socket"),
         ),
     ),
+    "libvirt": Lesson(
+        "It stands in the domain's <devices>.",
+        (
+            ("famezctl libvirt lab", "any port"),
+            ("famezctl libvirt lab --port 4", "the port that is pinned to its own socket"),
+        ),
+    ),
+    "attach": Lesson(
+        "It needs Python's libvirt bindings (python3-libvirt).",
+        (
+            ("famezctl attach vm7 lab", "at once, if vm7 runs"),
+            ("famezctl attach vm7 lab --config", "from its next start on"),
+        ),
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
 from famezd.fabric.listener import Credentials, credentials
 from famezd.fabric.peer import Peer, program, room
+from famezd.fabric.refusals import Refusals
 from famezd.fabric.relay import Relay
 from famezd.fabric.settings import Settings
 from famezd.fabric.switch import Switch
@@ -135,6 +136,7 @@ class Fabric:
         )
         self._leaving: deque[Peer] = deque()
         self._held = False
+        self._refusals = Refusals()
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
@@ -264,7 +266,7 @@ class Fabric:
             return 0.0
         first = self._switch.due
         later = (self._thaw_at, self._pack_at) if not self._held else ()
-        for due in (self._retry_at, self.relay.faults.due, *later):
+        for due in (self._retry_at, self.relay.faults.due, self._refusals.due, *later):
             if due is not None and (first is None or due < first):
                 first = due
         return first
@@ -272,6 +274,7 @@ class Fabric:
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
         self.relay.release(now)
+        self._refusals.tick(now)
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             starved, self._starved = self._starved, set()
@@ -606,7 +609,7 @@ class Fabric:
         with contextlib.suppress(OSError):
             # It may have gone already.
             nobody.flush()
-        hang_up(connection.detach())
+        self._refusals.keep(connection, time.monotonic())
 
     # Leaving
 

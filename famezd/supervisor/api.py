@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
-from famezd.attach import NoPortSocketError, qemu_arguments
+from famezd.attach import NoPortSocketError, NotInXmlError, libvirt_commandline, libvirt_element, qemu_arguments
 from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
@@ -50,6 +50,7 @@ def application(
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
             web.get("/api/v1/fabrics/{fabric}/faults", handlers.faults),
             web.get("/api/v1/fabrics/{fabric}/qemu", handlers.qemu),
+            web.get("/api/v1/fabrics/{fabric}/libvirt", handlers.libvirt),
             web.get("/api/v1/fabrics/{fabric}/switch", handlers.switch),
             web.get("/system", handlers.system),
         ]
@@ -130,14 +131,27 @@ class _Handlers:
         return _json({"fabric": view.fabric.name, "doorbells": how, "names": names, "pairs": pairs, "vectors": vectors})
 
     async def qemu(self, request: web.Request) -> web.Response:
-        fabric, port = self._view(request).fabric, request.query.get("port")
-        if port is not None and not (port.isascii() and port.isdecimal() and len(port) < 10):
-            raise _no(web.HTTPBadRequest, f"port must be a number, not {port!r}")
+        fabric, port = self._view(request).fabric, _port(request)
         try:
-            arguments = qemu_arguments(fabric, None if port is None else int(port))
+            arguments = qemu_arguments(fabric, port)
         except NoPortSocketError as e:
             raise _no(web.HTTPNotFound, str(e)) from e
         return _json({"fabric": fabric.name, "arguments": arguments})
+
+    async def libvirt(self, request: web.Request) -> web.Response:
+        fabric, port, form = self._view(request).fabric, _port(request), request.query.get("form", "element")
+        if form not in ("element", "commandline"):
+            raise _no(web.HTTPBadRequest, f"form must be element or commandline, not {form!r}")
+        try:
+            if form == "commandline":
+                xml = libvirt_commandline(fabric, port)
+            else:
+                xml = libvirt_element(fabric, port, request.query.get("name"))
+        except NoPortSocketError as e:
+            raise _no(web.HTTPNotFound, str(e)) from e
+        except NotInXmlError as e:
+            raise _no(web.HTTPUnprocessableEntity, str(e)) from e
+        return _json({"fabric": fabric.name, "xml": xml})
 
     async def faults(self, request: web.Request) -> web.Response:
         view = self._view(request)
@@ -243,6 +257,13 @@ class _ChangingHandlers:
             raise UnknownRuleError(f"a fault rule's id is a number, not {rule!r}; see `famezctl fault list {fabric}`")
         number = None if rule is None else int(rule)
         return _json({"cleared": await self._operations.clear_faults(fabric, number)})
+
+
+def _port(request: web.Request) -> int | None:
+    port = request.query.get("port")
+    if port is not None and not (port.isascii() and port.isdecimal() and len(port) < 10):
+        raise _no(web.HTTPBadRequest, f"port must be a number, not {port!r}")
+    return None if port is None else int(port)
 
 
 def _no(kind: type[web.HTTPError], why: str) -> web.HTTPError:

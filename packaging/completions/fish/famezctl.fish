@@ -1,7 +1,7 @@
 # Completion for famezctl; made by `make reference` from its options.
 
-set -g __famezctl_takes 'famezctl -s' 'famezctl --socket' 'famezctl/watch -n' 'famezctl/fault/add --vector' 'famezctl/fault/add --drop' 'famezctl/fault/add --delay' 'famezctl/fault/add --duplicate' 'famezctl/fault/add --corrupt' 'famezctl/fault/add --seed' 'famezctl/qemu --port'
-set -g __famezctl_paths famezctl famezctl/status famezctl/watch famezctl/peers famezctl/doorbells famezctl/switch famezctl/reload famezctl/check famezctl/diff famezctl/schema famezctl/restart famezctl/kick famezctl/fault famezctl/fault/add famezctl/fault/list famezctl/fault/clear famezctl/qemu
+set -g __famezctl_takes 'famezctl -s' 'famezctl --socket' 'famezctl/watch -n' 'famezctl/fault/add --vector' 'famezctl/fault/add --drop' 'famezctl/fault/add --delay' 'famezctl/fault/add --duplicate' 'famezctl/fault/add --corrupt' 'famezctl/fault/add --seed' 'famezctl/qemu --port' 'famezctl/libvirt --port' 'famezctl/libvirt --name' 'famezctl/attach --port' 'famezctl/attach -c' 'famezctl/attach --connect'
+set -g __famezctl_paths famezctl famezctl/status famezctl/watch famezctl/peers famezctl/doorbells famezctl/switch famezctl/reload famezctl/check famezctl/diff famezctl/schema famezctl/restart famezctl/kick famezctl/fault famezctl/fault/add famezctl/fault/list famezctl/fault/clear famezctl/qemu famezctl/libvirt famezctl/attach
 
 # Prints where on the line the cursor is: the path of subcommands, and the number of the argument there, such as
 # "famezctl/fault/add 2"; then the control socket and the fabric, if they are named.
@@ -79,6 +79,8 @@ complete -c famezctl -n '__famezctl_at famezctl 1' -a restart -d 'have a new pro
 complete -c famezctl -n '__famezctl_at famezctl 1' -a kick -d 'disconnect a peer from a fabric'
 complete -c famezctl -n '__famezctl_at famezctl 1' -a fault -d 'have doorbells and messages fail by rules, on a relayed fabric'
 complete -c famezctl -n '__famezctl_at famezctl 1' -a qemu -d 'QEMU\'s arguments for a machine on a fabric'
+complete -c famezctl -n '__famezctl_at famezctl 1' -a libvirt -d 'what puts a libvirt domain on a fabric, to paste by `virsh edit`'
+complete -c famezctl -n '__famezctl_at famezctl 1' -a attach -d 'put a libvirt domain on a fabric, at once if it runs'
 complete -c famezctl -n '__famezctl_in famezctl/status' -s h -l help -d 'show this help message and exit'
 complete -c famezctl -n '__famezctl_in famezctl/status' -l json -d 'print JSON'
 complete -c famezctl -n '__famezctl_in famezctl/watch' -s h -l help -d 'show this help message and exit'
@@ -142,3 +144,15 @@ complete -c famezctl -n '__famezctl_in famezctl/qemu' -s h -l help -d 'show this
 complete -c famezctl -n '__famezctl_in famezctl/qemu' -l port -x -d 'at this port, which has a socket of its own (pins:)'
 complete -c famezctl -n '__famezctl_in famezctl/qemu' -l json -d 'print JSON'
 complete -c famezctl -n '__famezctl_at famezctl/qemu 1' -a '(__famezctl_ask status)' -d 'the fabric\'s name'
+complete -c famezctl -n '__famezctl_in famezctl/libvirt' -s h -l help -d 'show this help message and exit'
+complete -c famezctl -n '__famezctl_in famezctl/libvirt' -l port -x -d 'at this port, which has a socket of its own (pins:)'
+complete -c famezctl -n '__famezctl_in famezctl/libvirt' -l name -x -d 'of the device, for libvirt (default: famez-FABRIC)'
+complete -c famezctl -n '__famezctl_in famezctl/libvirt' -l commandline -d 'as QEMU\'s arguments (qemu:commandline), where <shmem> will not do'
+complete -c famezctl -n '__famezctl_in famezctl/libvirt' -l json -d 'print JSON'
+complete -c famezctl -n '__famezctl_at famezctl/libvirt 1' -a '(__famezctl_ask status)' -d 'the fabric\'s name'
+complete -c famezctl -n '__famezctl_in famezctl/attach' -s h -l help -d 'show this help message and exit'
+complete -c famezctl -n '__famezctl_in famezctl/attach' -l port -x -d 'at this port, which has a socket of its own (pins:)'
+complete -c famezctl -n '__famezctl_in famezctl/attach' -l config -d 'only from its next start on'
+complete -c famezctl -n '__famezctl_in famezctl/attach' -s c -l connect -x -d 'which libvirt (default: as virsh chooses)'
+complete -c famezctl -n '__famezctl_in famezctl/attach' -l json -d 'print JSON'
+complete -c famezctl -n '__famezctl_at famezctl/attach 2' -a '(__famezctl_ask status)' -d 'the fabric\'s name'
