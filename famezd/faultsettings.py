@@ -168,7 +168,8 @@ def list_mistakes(fabric: FabricSettings) -> Iterator[Mistake]:
         found += [Mistake(("faults", n, *m.loc), m.message, m.because | known) for m in fault.mistakes(fabric)]
         found += [Mistake(("faults", n, *m.loc), m.message, known | parts) for m in fault.own_mistakes()]
     # Those of whole rules last, and from behind: the others would be taken to follow from them.
-    yield from sorted(reversed(found), key=lambda mistake: len(mistake.loc) == len(("faults", 0)))
+    found.reverse()
+    yield from sorted(found, key=lambda mistake: len(mistake.loc) == len(("faults", 0)))
 
 
 def read_fault(asked: Mapping[str, object], fabric: FabricSettings) -> FaultSettings:
