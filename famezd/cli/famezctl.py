@@ -184,7 +184,7 @@ def _add_libvirt_verbs(verbs: _Verbs) -> None:
     )
     libvirt.set_defaults(ask=_ask_libvirt, show=lambda answer: answer["xml"])
     attached = verbs.add_parser("attach", help="put a libvirt domain on a fabric, at once if it runs")
-    attached.add_argument("domain", metavar="DOMAIN", help="its name, number or UUID, as virsh takes it")
+    attached.add_argument("domain", metavar="DOMAIN", help="its name")
     attached.add_argument("fabric", metavar="FABRIC")
     attached.add_argument("--port", type=int, metavar="N", help="at this port, which has a socket of its own (pins:)")
     attached.add_argument("--config", action="store_true", help="only from its next start on")
