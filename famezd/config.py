@@ -74,7 +74,7 @@ class _Model(BaseModel):
 
 
 class Http(_Model):
-    """Where the metrics, the read-only API and the web page are served."""
+    """Where the metrics and the read-only API are served."""
 
     listen: Annotated[str, kinds.LISTEN] | None = Field(
         default="127.0.0.1:9991",
@@ -422,7 +422,7 @@ class MainSettings(_Model):
         " else /run/famez as root, else $XDG_RUNTIME_DIR/famez.",
         examples=["/run/famez"],
     )
-    http: Http = Field(default_factory=Http, description="Where metrics, API and web page are served.")
+    http: Http = Field(default_factory=Http, description="Where metrics and API are served.")
     log: Log = Field(default_factory=Log, description="What is logged, and how.")
     control: Control = Field(default_factory=Control, description="Who may use famezctl: permissions of control.sock.")
 

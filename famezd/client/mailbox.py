@@ -17,6 +17,8 @@ CCLASS: Final = "Debugger"
 SPIN: Final = 200e-6
 """Seconds in which an acknowledgement is looked for without a pause: whoever is awake and waits for messages gives it
 within them. What is longer is worth a sleep."""
+EAGER: Final = 100e-6
+"""Seconds in which the next message is looked for without a pause: to be woken costs more than a message takes."""
 FIRST_PAUSE: Final = 50e-6
 """Seconds between the first two looks after that; each pause is twice the one before."""
 LOOK_AGAIN: Final = 0.001
@@ -127,6 +129,10 @@ class Mailbox:
     def receive(self, *, timeout: float | None = None) -> Message | None:
         """The next message, None if there is none after `timeout` seconds (None: waits for ever, 0: does not wait)."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        until = time.monotonic() + (EAGER if timeout is None else min(EAGER, timeout))
+        while not self._inbox and time.monotonic() < until:
+            os.sched_yield()
+            self.collect(0.0)
         while not self._inbox:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             self.collect(left)
