@@ -98,6 +98,7 @@ def shared_memory() -> Iterator[Send]:
             if time.monotonic() < spin:
                 os.sched_yield()
             else:
+                # As a client does: who waits for long leaves the processor to others.
                 time.sleep(SPIN)
 
     try:

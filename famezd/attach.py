@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from famezd.config import Fabric
+from famezd.config import Fabric, personality_class
 from famezd.errors import FamezError
 
 _QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -15,7 +15,7 @@ _ELEMENT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class NoPortSocketError(FamezError):
-    """A port has no socket of its own."""
+    """A port has no socket of its own, or there is no such port."""
 
 
 class NotInXmlError(FamezError):
@@ -83,6 +83,11 @@ def _socket(fabric: Fabric, port: int | None) -> Path:
 
 
 def _port_socket(fabric: Fabric, port: int) -> Path:
+    first = personality_class(fabric.personality).first_id
+    if not first <= port < first + fabric.peers:
+        raise NoPortSocketError(
+            f"fabric {fabric.name} has no port {port}: its ports are {first} to {first + fabric.peers - 1}"
+        )
     pin = fabric.pins.get(port)
     if pin is None or pin.path is None:
         whose = f"; it is kept for user {pin.user}, at the fabric's own socket" if pin is not None else ""

@@ -97,7 +97,7 @@ def _attach(libvirt: Any, domain: Any, fabric: str, element: str, later: bool) -
 
 def _has(domain: str, element: str) -> bool:
     """Whether a domain has a device at the same socket."""
-    return _path(ET.fromstring(element)) in map(_path, ET.fromstring(domain).iterfind("devices/shmem"))  # noqa: S314
+    return _path(ET.fromstring(element)) in map(_path, ET.fromstring(domain).iterfind("devices/shmem"))  # noqa: S314 (libvirt's)
 
 
 def _path(shmem: ET.Element) -> str | None:
@@ -119,7 +119,7 @@ def _why_not(domain: Any, fabric: str, error: Exception, live: bool, config: boo
 
 def confinement(domain: str) -> list[str]:
     """What else may forbid the QEMU of a domain that runs to open a socket, by the domain's XML."""
-    labels = ET.fromstring(domain).iterfind("seclabel")  # noqa: S314
+    labels = ET.fromstring(domain).iterfind("seclabel")  # noqa: S314 (libvirt's)
     return [_CONFINED[model] for label in labels if (model := label.get("model")) in _CONFINED]
 
 

@@ -177,7 +177,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    _add_stock_options(parser.add_argument)
+    _add_other_options(parser.add_argument)
+    return parser
+
+
+def _add_stock_options(add: Callable[..., object]) -> None:
     add("-v", dest="verbose", action="store_true", help="log joins and departures, too, not only what is wrong")
     add("-F", dest="foreground", action="store_true", help="stay in the foreground (default: become a daemon)")
     add(
@@ -220,6 +225,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="bytes of shared memory, or with K, M, G or T, rounded up to a power of two (default: 4M)",
     )
     add("-n", dest="vectors", type=_up_to(MOST_VECTORS), metavar="VECTORS", help="each peer's vectors (default: 1)")
+
+
+def _add_other_options(add: Callable[..., object]) -> None:
+    """FAME-Z's, and our own."""
     add(
         "--nClients",
         dest="peers",
@@ -243,7 +252,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("-s", "--silent", action="store_true", help="genz: lay out the mailbox, and be no peer")
     add("-L", "--logfile", type=os.path.abspath, metavar="FILE", help="add the log to FILE")
     add("--version", action="version", version=f"famez-server {__version__}")
-    return parser
 
 
 def _path(text: str) -> Path:

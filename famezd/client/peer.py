@@ -78,7 +78,10 @@ class Peer:
             connection.connect(os.fspath(path))
         except OSError as e:
             connection.close()
-            raise ClientError(f"cannot join {path}: {e.strerror or e}; is famezd running?") from e
+            remedy = "is famezd running? `famezctl status` tells the sockets"
+            if isinstance(e, PermissionError):
+                remedy = "run as a user, or in a group, that may write to it: `socket:` in the fabric's file says which"
+            raise ClientError(f"cannot join {path}: {e.strerror or e}; {remedy}") from e
         peer = cls(connection)
         try:
             peer._set_up(time.monotonic() + timeout)

@@ -122,11 +122,7 @@ class Fabric:
             faults.seat(place, peer)
         if self._switch_place is not None:
             faults.seat(self._switch_place, self._switch.switch)
-        # A switch that is a peer has the id after the ports', and fresh ids must not come to it.
-        fresh = range(self._switch.switch + 1 if self._switch.is_peer else self._first_id, MAX_PEER_ID + 1)
-        self._ids = (
-            StickyIds(ports, settings.pinned) if self._sticky else FreshIds(ports if personality.fixed_ids else fresh)
-        )
+        self._ids = StickyIds(ports, settings.pinned) if self._sticky else self._fresh_ids(ports, personality)
         # With fresh ports a place is lent out; the one that was free longest comes first, so that its last occupant's
         # counters can be read for as long as possible.
         self._free = deque(range(settings.peers))
@@ -145,6 +141,12 @@ class Fabric:
         self._pack_at: float | None = None
         self._pack_after = 0.0
         self._ledger = Ledger(ark, self._wiring.goes, charter)
+
+    def _fresh_ids(self, ports: range, personality: type[Personality]) -> FreshIds:
+        if personality.fixed_ids:
+            return FreshIds(ports)
+        # A switch that is a peer has the id after the ports', and fresh ids must not come to it.
+        return FreshIds(range(self._switch.switch + 1 if self._switch.is_peer else ports.start, MAX_PEER_ID + 1))
 
     def start(self) -> None:
         """Begins with nobody there; raises OSError if the ark cannot be read.

@@ -571,7 +571,8 @@ def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == (
-        f"famez-client: cannot join {tmp_path}/none: No such file or directory; is famezd running?\n"
+        f"famez-client: cannot join {tmp_path}/none: No such file or directory; is famezd running? "
+        "`famezctl status` tells the sockets\n"
     )
 
 

@@ -352,3 +352,14 @@ def test_nobody_listens_where_all_have_gone(start: Start) -> None:
     worker.forget()
     with pytest.raises(ClientError, match=r"Connection refused; is famezd running\?"):
         worker.peer()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_who_may_not_use_the_socket_is_told_what_to_do(start: Start) -> None:
+    worker = start()
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(ClientError, match="Permission denied; run as a user, or in a group, that may write to it"):
+            worker.peer()
+    finally:
+        os.seteuid(0)
