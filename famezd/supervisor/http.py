@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
 
 from aiohttp import web
 
@@ -16,6 +18,10 @@ HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""
 ENDS_WITHIN = 0.5
 """Seconds that requests under way have to end when famezd stops: a client that says nothing must not hold it up."""
+# Whom aiohttp wants to be told that: the runner, but before 3.9, which Debian 12 has, each site.
+_TIMEOUT: dict[str, Any] = {"shutdown_timeout": ENDS_WITHIN}
+_OF_RUNNER = _TIMEOUT if "shutdown_timeout" in signature(web.BaseRunner).parameters else {}
+_OF_SITE = {} if _OF_RUNNER else _TIMEOUT
 
 
 class HttpError(FamezError):
@@ -46,7 +52,7 @@ class Server:
             listeners = [listen(path, uid=_number(own.uid), gid=_number(own.gid), mode=own.mode)]
             self._socket = path, identity(path)
         for listener in listeners:
-            await web.SockSite(self._control, listener).start()
+            await web.SockSite(self._control, listener, **_OF_SITE).start()
 
     async def start_public(self, address: tuple[str, int] | None) -> None:
         """Listens on TCP; raises HttpError."""
@@ -89,7 +95,7 @@ class Server:
             await runner.cleanup()
 
     async def _serve(self, listener: socket.socket) -> None:
-        site = web.SockSite(self._public, listener)
+        site = web.SockSite(self._public, listener, **_OF_SITE)
         await site.start()
         self._sites.append(site)
         if listener.family != socket.AF_UNIX:
@@ -109,7 +115,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _runner(application: web.Application) -> web.AppRunner:
-    return web.AppRunner(application, access_log=None, shutdown_timeout=ENDS_WITHIN)
+    return web.AppRunner(application, access_log=None, **_OF_RUNNER)
 
 
 def _number(identity: int | None) -> int:
