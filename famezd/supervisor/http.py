@@ -72,7 +72,8 @@ class Server:
         if self._confined and http.listen is not None:
             return (
                 "HTTP is not served: the unit allows famezd no network sockets, systemd opens them; "
-                "`systemctl enable famezd-http.socket && systemctl restart famezd`, or set http.listen to null"
+                "`systemctl enable famezd-http.socket && systemctl restart famezd`, where that fails `systemctl status "
+                "famezd-http.socket` says why; or set http.listen to null"
             )
         if HTTP not in self._given or http == Http() or _is_at(http.address, self._places):
             return ""

@@ -21,6 +21,8 @@ NEXT_VERSION = "99.0"
 """The version of the famezd that tests upgrade to; else it is this one."""
 _INSIDE = "/srv/famezd"
 _SYSTEM = "/usr/lib/systemd"
+_UNITS = ("famezd.service", "famezd-http.socket", "famez-fabric@.service")
+_OF_UNITS = ("sysusers.d", "tmpfiles.d")
 
 
 class Outcome(NamedTuple):
@@ -65,8 +67,9 @@ def _boot(system: Path, directory: Path) -> tuple[int, str]:
         *(f"--bind-ro={ROOT / name}:{_INSIDE}/{name}" for name in ("tests", "etc", "pyproject.toml")),
         f"--bind-ro={directory / 'wheels'}:/srv/wheels",
         f"--bind={directory / 'results'}:/srv/results",
-        f"--bind-ro={ROOT}/systemd/famezd.service:{_SYSTEM}/system/famezd.service",
-        f"--bind-ro={ROOT}/systemd/sysusers.d/famezd.conf:/usr/lib/sysusers.d/famezd.conf",
+        *(f"--bind-ro={ROOT}/systemd/{unit}:{_SYSTEM}/system/{unit}" for unit in _UNITS),
+        *(f"--bind-ro={ROOT}/systemd/{name}/famezd.conf:/usr/lib/{name}/famezd.conf" for name in _OF_UNITS),
+        f"--bind-ro={ROOT}/systemd:{_INSIDE}/systemd",
         f"--bind-ro={Path(__file__).with_name('scenarios.service')}:{_SYSTEM}/system/scenarios.service",
         "systemd.unit=scenarios.service",
         "systemd.show_status=no",
