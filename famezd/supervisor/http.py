@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from famezd.config import Config, Control
+from famezd.config import Config, Control, Http
 from famezd.errors import FamezError
 from famezd.fabric.listener import identity, listen, unlink
 
@@ -36,9 +38,11 @@ class Server:
         self.url = ""
         """Of the public one, "" where it is not served."""
         self._given = given
+        self._confined = HTTP not in given and may_open_none()
         self._public = _runner(public)
         self._control = _runner(control)
         self._address: tuple[str, int] | None = None
+        self._places: list[tuple[str, int]] = []
         self._sites: list[web.SockSite] = []
         self._socket: tuple[str, tuple[int, int] | None] | None = None
 
@@ -60,18 +64,33 @@ class Server:
         if HTTP in self._given:
             listeners = [socket.socket(fileno=fd) for fd in self._given[HTTP]]
         else:
-            listeners = [] if address is None else [bind(*address)]
+            listeners = [] if address is None or self._confined else [bind(*address)]
             self._address = address
         for listener in listeners:
             await self._serve(listener)
 
     def moves(self, address: tuple[str, int] | None) -> bool:
         """Whether to serve on `address` would be a change."""
-        return HTTP not in self._given and address != self._address
+        return HTTP not in self._given and not self._confined and address != self._address
+
+    def remark(self, http: Http) -> str:
+        """What is not as the configuration says, as systemd listens, or nobody may, and what to do; "" if all is."""
+        if self._confined and http.listen is not None:
+            return (
+                "HTTP is not served: the unit allows famezd no network sockets, systemd opens them; "
+                "`systemctl enable famezd-http.socket && systemctl restart famezd`, where that fails `systemctl status "
+                "famezd-http.socket` says why; or set http.listen to null"
+            )
+        if HTTP not in self._given or http == Http() or _is_at(http.address, self._places):
+            return ""
+        what = f"http.listen is {http.listen or 'null'}, but HTTP is served where systemd listens, on {self.url}: "
+        if http.listen is None:
+            return what + "`systemctl disable famezd-http.socket && systemctl restart famezd`, or leave http.listen out"
+        return what + "set ListenStream= there by `systemctl edit famezd-http.socket`, and leave http.listen out"
 
     async def move(self, address: tuple[str, int] | None, listener: socket.socket | None) -> None:
         """Serves on `listener`, which is bound to `address`, and no longer where it did."""
-        former, self._sites, self.url = self._sites, [], ""
+        former, self._sites, self._places, self.url = self._sites, [], [], ""
         if listener is not None:
             await self._serve(listener)
         self._address = address
@@ -100,6 +119,7 @@ class Server:
         self._sites.append(site)
         if listener.family != socket.AF_UNIX:
             host, port = listener.getsockname()[:2]
+            self._places.append((host, port))
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -112,6 +132,27 @@ def bind(host: str, port: int) -> socket.socket:
         # The error's own text tells the address again; a name that is not found has no errno.
         why = os.strerror(e.errno) if e.errno and e.errno > 0 else e.strerror
         raise HttpError(f"cannot serve HTTP on {host}:{port}: {why}; stop what listens there or set http.listen") from e
+
+
+def may_open_none() -> bool:
+    """Whether this process may open no network sockets at all, as with RestrictAddressFamilies=AF_UNIX."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.socket(family, socket.SOCK_STREAM).close()
+        except OSError as e:
+            if e.errno == errno.EAFNOSUPPORT:
+                continue
+        return False
+    return True
+
+
+def _is_at(address: tuple[str, int] | None, places: Sequence[tuple[str, int]]) -> bool:
+    """Whether an address is one of the places, as numbers, at which somebody listens."""
+    if address is None:
+        return False
+    with contextlib.suppress(OSError):
+        return any(found[4][:2] in places for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
+    return False
 
 
 def _runner(application: web.Application) -> web.AppRunner:

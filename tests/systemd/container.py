@@ -60,6 +60,7 @@ def _boot(system: Path, directory: Path) -> tuple[int, str]:
         *(f"--bind-ro={ROOT / name}:{_INSIDE}/{name}" for name in ("tests", "etc", "pyproject.toml")),
         f"--bind-ro={directory / 'packages'}:/srv/packages",
         f"--bind={directory / 'results'}:/srv/results",
+        f"--bind-ro={ROOT}/systemd:{_INSIDE}/systemd",
         f"--bind-ro={Path(__file__).with_name('scenarios.service')}:/usr/lib/systemd/system/scenarios.service",
         "systemd.unit=scenarios.service",
         "systemd.show_status=no",
