@@ -43,14 +43,15 @@ def build(directory: Path) -> Path:
 
 @cache
 def next_deb() -> Path:
-    """The same package under another version, with another version of one configuration file."""
+    """The same package under another version, with other versions of the fabrics that come with it."""
     into = _directory("next")
     tree = into / "famezd"
     _run("dpkg-deb", "--raw-extract", str(deb()), str(tree))
     _replace(tree / "DEBIAN/control", r"Version: .*", f"Version: {NEXT_VERSION}-1")
     package = tree / "usr/lib/python3/dist-packages/famezd/__init__.py"
     _replace(package, r'__version__ = ".*"', f'__version__ = "{NEXT_VERSION}"')
-    _replace(tree / "etc/famez/fabrics.d/plain.yaml", r"\Z", "# Of the next version.\n")
+    for fabric in (tree / "etc/famez/fabrics.d").iterdir():
+        _replace(fabric, r"\Z", "# Of the next version.\n")
     _run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(into))
     return next(into.glob("famezd_*.deb"))
 

@@ -1,4 +1,4 @@
-"""Type=notify-reload, which systemd has known since 253: by a drop-in, put in force where it is known."""
+"""Type=notify-reload, known to systemd since 253: by a drop-in, which the package puts in force where it is known."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def is_known() -> bool:
 
 @contextmanager
 def in_force() -> Iterator[Unit]:
-    """The unit with the drop-in."""
-    with drop_in(NAME, DROP_IN), Unit({"lab": LAB}) as unit:
+    """The unit, which has the drop-in."""
+    with Unit({"lab": LAB}) as unit:
         assert unit.show("Type") == "notify-reload"
         yield unit
 
@@ -84,7 +84,7 @@ def test_systemd_alone_would_not_say_that_a_reload_was_refused() -> None:
     """What speaks against the type without ExecReload=, and against its own signal with it."""
     if not is_known():
         return
-    by_signal = "[Service]\nType=notify-reload\n"
+    by_signal = "[Service]\nType=notify-reload\nReloadSignal=SIGHUP\n"
     with drop_in(NAME, by_signal), Unit({"lab": LAB}) as unit:
         systemctl("reload", NAME)
         assert unit.journal().count("configuration reloaded") == 2

@@ -9,7 +9,6 @@ import pytest
 
 from famezd.client import Doorbell, Left
 from tests.daemon import PATIENCE, eventually
-from tests.systemd.inside.package import NEXT, THIS, install
 from tests.systemd.inside.traffic import Program, Traffic
 from tests.systemd.inside.unit import Unit, systemctl
 
@@ -90,20 +89,3 @@ def test_other_ways_to_restart_it(verb: str) -> None:
             unit.await_active(other_than=before)
         one.ring(other.id, 4)
         assert other.wait(PATIENCE) == [Doorbell(4, 1)]
-
-
-def test_an_upgrade_disturbs_nobody(tmp_path: Path) -> None:
-    versions = []
-    with Unit(FABRICS) as unit, Traffic(unit, "lab", tmp_path, programs=2) as lab:
-        try:
-            for which in (NEXT, THIS):
-                before = unit.main_pid
-                install(which)
-                assert unit.main_pid != before
-                lab.flows()
-                versions.append(json.loads(unit.ctl("--json", "status").stdout)["version"])
-        finally:
-            install(THIS)
-        lab.settle()
-    assert versions[0] == "99.0"
-    assert versions[1] != "99.0"

@@ -64,14 +64,17 @@ class Unit(Famezd):
     name = NAME
 
     def __init__(self, fabrics: Mapping[str, Mapping[str, Any]], **settings: object) -> None:
-        self.runtime = Path("/run/famez")
-        self.config = ETC / "famezd.yaml"
+        self._look_from_now_on()
         shutil.rmtree(ETC, ignore_errors=True)
         for directory in ("fabrics.d", "standalone.d"):
             (ETC / directory).mkdir(parents=True)
         self.write_settings(**settings)
         for name, fabric in fabrics.items():
             self.write(name, **fabric)
+
+    def _look_from_now_on(self) -> None:
+        self.runtime = Path("/run/famez")
+        self.config = ETC / "famezd.yaml"
         cursor = run("journalctl", "-n0", "--show-cursor").stdout
         self._cursor = cursor.partition("cursor: ")[2].strip()
 
@@ -193,6 +196,13 @@ class Unit(Famezd):
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs famezctl, as root."""
         return run("famezctl", *arguments)
+
+
+class Installed(Unit):
+    """The unit as its package has started it, with the configuration that came with that."""
+
+    def __init__(self) -> None:
+        self._look_from_now_on()
 
 
 class Standalone(Unit):
