@@ -80,7 +80,8 @@ class Http(_Model):
 
     listen: Annotated[str, kinds.LISTEN] | None = Field(
         default="127.0.0.1:9991",
-        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none.",
+        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none."
+        " Under systemd famezd-http.socket listens, and its ListenStream= is what counts.",
         examples=["127.0.0.1:9991", "[::1]:9991", None],
     )
 
