@@ -17,7 +17,7 @@ from tests.systemd.trees import as_root, pip, tree
 
 ROOT = Path(__file__).parents[2]
 """The repository."""
-LONGEST = 600.0
+LONGEST = 1200.0
 """Seconds after which a container is taken for hanging."""
 NEXT_VERSION = "99.0"
 """The version of the famezd that tests upgrade to; else it is this one."""
