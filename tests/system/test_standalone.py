@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from famezd.client import ClientError, Doorbell, Peer
-from tests.daemon import BIN, PATIENCE, eventually
+from tests.daemon import BIN, PATIENCE
 
 LAB = {"personality": "genz", "peers": 4, "vectors": 16, "pins": {4: {"socket": True}}}
 
@@ -36,11 +36,12 @@ def test_it_serves_and_leaves_nothing(tmp_path: Path) -> None:
     faults = [{"src": 1, "dst": 2, "vector": 5, "drop": 1}]
     config = written(tmp_path, **LAB, mailbox={"name": name}, faults=faults)
     socket = tmp_path / "lab.sock"
-    with subprocess.Popen(
-        [BIN / "famezd", "-c", config, "--fabric", "lab"], env=os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
-    ) as process:
+    command: list[str | Path] = [BIN / "famezd", "-c", config, "--fabric", "lab"]
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         try:
-            eventually(socket.exists, "it serves")
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"<6>fabric serves socket={socket} peers=4\n"
             with Peer.join(socket) as one, Peer.join(socket) as other, Peer.join(tmp_path / "lab.4.sock") as pinned:
                 assert (one.id, other.id, pinned.id) == (1, 2, 4)
                 one.ring(other.id, 5)
