@@ -80,7 +80,8 @@ class Http(_Model):
 
     listen: Annotated[str, kinds.LISTEN] | None = Field(
         default="127.0.0.1:9991",
-        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none.",
+        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none."
+        " Under systemd famezd-http.socket listens, and its ListenStream= is what counts.",
         examples=["127.0.0.1:9991", "[::1]:9991", None],
     )
 
@@ -498,17 +499,17 @@ def load_standalone(path: Path, name: str, *, environ: Mapping[str, str] = os.en
 
     Raises ConfigError with every mistake found.
     """
-    document = path.parent / STANDALONE / f"{name}.yaml"
+    place = path.parent / STANDALONE / f"{name}.yaml"
     if why := _wrong_name(name):
-        raise ConfigError([Problem(document, 1, 1, "", why)])
-    if not document.exists():
-        raise ConfigError([Problem(document, 1, 1, "", "is not there: make it, or move the one in fabrics.d there")])
+        raise ConfigError([Problem(place, 1, 1, "", why)])
+    if not place.exists():
+        raise ConfigError([Problem(place, 1, 1, "", "is not there: make it, or move the one in fabrics.d there")])
     runtime = _runtime_directory(environ)
     if runtime is None:
         why = "must be set in the environment, or XDG_RUNTIME_DIR: the directory for the fabric's socket"
-        raise ConfigError([Problem(document, 1, 1, "RUNTIME_DIRECTORY", why)])
+        raise ConfigError([Problem(place, 1, 1, "RUNTIME_DIRECTORY", why)])
     main = CheckedFile(Document(path, ""), MainSettings)
-    file = CheckedFile(Document.read(document), FabricSettings)
+    file = CheckedFile(Document.read(place), FabricSettings)
     fabric = file.settings.resolve(name, runtime)
     _check_between(main, {name: file}, Config(runtime_directory=runtime, fabrics={name: fabric}))
     if problems := [*file.problems, *_served_twice(path.parent, name, STANDALONE, FABRICS)]:

@@ -23,8 +23,8 @@ def remedy(number: int | None, path: str) -> str | None:
     if number == errno.ENOSPC:
         return "free space or inodes there; `df -h` and `df -i` tell which"
     if number == errno.EROFS:
-        unit = f", or have the unit let us write there: {_drop_in(f'ReadWritePaths={folder}')}" if own_unit() else ""
-        return f"have that file system mounted writable{unit}"
+        ours = f", or have the unit let us write there: {_drop_in(f'ReadWritePaths={folder}')}" if _is_service() else ""
+        return f"have that file system mounted writable{ours}"
     if number == errno.EACCES and (home := _hidden_home(path)):
         return f"the unit hides {home} (ProtectHome=): {_drop_in('ProtectHome=tmpfs', f'BindPaths={folder}')}"
     return None
@@ -42,6 +42,12 @@ def invisible(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     top = "/var/tmp" if path.startswith("/var/tmp/") else "/tmp"  # noqa: S108 (told, not used)
     why = f"the unit has a {top} of its own (PrivateTmp=), where nobody would find it"
     return f"{why}: choose another path, or {_drop_in('PrivateTmp=no', f'ReadWritePaths={top}')}"
+
+
+def _is_service() -> bool:
+    """Whether we are a service, and not but started by somebody whose session is one."""
+    unit = own_unit()
+    return unit is not None and not unit[0].startswith("user@")
 
 
 def _drop_in(*lines: str) -> str:

@@ -36,7 +36,7 @@ def check(path: Path, name: str) -> int:
 def become_worker(path: Path, name: str) -> int:
     """Turns this process into the fabric's worker; returns an exit status if there is a mistake in the fabric's file.
 
-    Where there is a fabric to go on with, it is served as it was, whatever is in the file.
+    A fabric that is to be gone on with is served as it was in spite of a mistake, which is logged.
     """
     given = inherited()
     try:

@@ -22,13 +22,13 @@ def huge_pages() -> Iterator[None]:
     if not NUMBER.exists():
         yield
         return
-    before = NUMBER.read_text().strip()
-    _set(max(int(before), PAGES))
+    _add(PAGES)
     try:
         yield
     finally:
-        _set(int(before))
+        _add(-PAGES)
 
 
-def _set(pages: int) -> None:
-    run(*as_root(), "sh", "-c", f"echo {pages} > {NUMBER}")
+def _add(pages: int) -> None:
+    # Not back to what it was: others may have done the same meanwhile.
+    run(*as_root(), "sh", "-c", f"echo {int(NUMBER.read_text()) + pages} > {NUMBER}")

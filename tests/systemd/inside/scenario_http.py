@@ -124,6 +124,13 @@ def test_another_address_is_the_sockets_to_say() -> None:
         assert f"systemctl edit {HTTP}" in unit.journal()
 
 
+def test_without_the_socket_unit_famezd_can_be_let_listen() -> None:
+    lines = "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET AF_INET6\nIPAddressDeny=\n"
+    with disabled(), drop_in(NAME, lines), Unit(LAB) as unit:
+        assert "famez_fabric_up" in unit.scrape()
+        assert NOT_SERVED not in unit.journal()
+
+
 def test_peers_of_other_networks_join() -> None:
     with Unit(LAB) as unit:
         networks = {Path(f"/proc/{pid}/ns/net").readlink() for pid in ("self", *unit.processes())}

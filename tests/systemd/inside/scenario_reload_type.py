@@ -79,16 +79,13 @@ class TestWhereItIsKnown:
             assert other.wait(PATIENCE) == [Doorbell(3, 1)]
             assert unit.main_pid == main
 
-
-def test_systemd_alone_would_not_say_that_a_reload_was_refused() -> None:
-    """What speaks against the type without ExecReload=, and against its own signal with it."""
-    if not is_known():
-        return
-    by_signal = "[Service]\nType=notify-reload\nReloadSignal=SIGHUP\n"
-    with drop_in(NAME, by_signal), Unit({"lab": LAB}) as unit:
-        systemctl("reload", NAME)
-        assert unit.journal().count("configuration reloaded") == 2
-    with drop_in(NAME, by_signal + "ExecReload=\n"), Unit({"lab": LAB}) as unit:
-        unit.write("lab", **LAB | {"vectors": 1})
-        systemctl("reload", NAME)
-        assert "configuration refused" in unit.journal()
+    def test_systemd_alone_would_not_say_that_a_reload_was_refused(self) -> None:
+        """What speaks against the type without ExecReload=, and against its own signal with it."""
+        by_signal = "[Service]\nType=notify-reload\nReloadSignal=SIGHUP\n"
+        with drop_in(NAME, by_signal), Unit({"lab": LAB}) as unit:
+            systemctl("reload", NAME)
+            assert unit.journal().count("configuration reloaded") == 2
+        with drop_in(NAME, by_signal + "ExecReload=\n"), Unit({"lab": LAB}) as unit:
+            unit.write("lab", **LAB | {"vectors": 1})
+            systemctl("reload", NAME)
+            assert "configuration refused" in unit.journal()

@@ -70,7 +70,7 @@ def test_nothing_is_lost_in_restarts_crashes_and_hangs(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_all_memberships_and_leaves_nothing() -> None:
-    with Standalone("fresh", **FRESH) as unit, unit.join("fresh") as peer:
+    with Standalone("fresh-1.a", **FRESH) as unit, unit.join("fresh-1.a") as peer:
         unit.kill()
         unit.await_active()
         unit.stop()
