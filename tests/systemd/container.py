@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.debs import ROOT, deb, next_deb
+from tests.built import ROOT, deb, next_deb
 from tests.needs import need
 from tests.systemd.cgroups import own_group
 from tests.systemd.trees import as_root, tree

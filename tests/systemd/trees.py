@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.debs import ROOT, deb
+from tests.built import ROOT, deb
 from tests.needs import need
 
 PACKAGES = (

@@ -1,4 +1,4 @@
-"""famezd's Debian package: of the repository as it is, and one that looks like the next version's."""
+"""famezd's packages, built of the repository as it is, and a Debian package that looks like the next version's."""
 
 from __future__ import annotations
 
@@ -25,20 +25,26 @@ class BuildError(AssertionError):
 def sdist() -> Path:
     """The sdist, built once in a test run."""
     into = _directory("sdist")
-    _run(sys.executable, "-m", "build", "--sdist", "--outdir", str(into), str(ROOT))
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", str(into), str(ROOT))
     return next(into.glob("famezd-*.tar.gz"))
 
 
 @cache
 def deb() -> Path:
     """The package, built once in a test run as `make deb` does it."""
-    return build(_directory("deb"))
+    return build("deb", _directory("deb"))
 
 
-def build(directory: Path) -> Path:
-    """Builds the package below `directory`, which is all that differs from another build."""
-    _run(str(ROOT / "packaging/deb.sh"), str(sdist()), str(directory / "build"), str(directory / "dist"))
-    return next((directory / "dist").glob("famezd_*.deb"))
+@cache
+def rpm() -> Path:
+    """The package as rpm, built once in a test run as `make rpm` does it."""
+    return build("rpm", _directory("rpm"))
+
+
+def build(kind: str, directory: Path) -> Path:
+    """Builds the deb or the rpm below `directory`, which is all that differs from another build."""
+    run(str(ROOT / f"packaging/{kind}.sh"), str(sdist()), str(directory / "build"), str(directory / "dist"))
+    return next((directory / "dist").glob(f"famezd*.{kind}"))
 
 
 @cache
@@ -46,13 +52,13 @@ def next_deb() -> Path:
     """The same package under another version, with other versions of the fabrics that come with it."""
     into = _directory("next")
     tree = into / "famezd"
-    _run("dpkg-deb", "--raw-extract", str(deb()), str(tree))
+    run("dpkg-deb", "--raw-extract", str(deb()), str(tree))
     _replace(tree / "DEBIAN/control", r"Version: .*", f"Version: {NEXT_VERSION}-1")
     package = tree / "usr/lib/python3/dist-packages/famezd/__init__.py"
     _replace(package, r'__version__ = ".*"', f'__version__ = "{NEXT_VERSION}"')
     for fabric in (tree / "etc/famez/fabrics.d").iterdir():
         _replace(fabric, r"\Z", "# Of the next version.\n")
-    _run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(into))
+    run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(into))
     return next(into.glob("famezd_*.deb"))
 
 
@@ -69,10 +75,11 @@ def _directory(name: str) -> Path:
     return directory
 
 
-def _run(*command: str) -> None:
-    """Runs a command. Raises BuildError, with all that it said, if it fails."""
+def run(*command: str) -> str:
+    """Runs a command; all that it said. Raises BuildError with that if it fails."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
+    return done.stdout
