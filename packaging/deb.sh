@@ -15,14 +15,14 @@ cd "$2/famezd"
 tar --extract --gzip --strip-components=1 --file "$sdist"
 cp -r packaging/debian debian
 
-need() {
-    dpkg-query --show "$@" >/dev/null 2>&1 || {
-        $as_root apt-get update -q
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
-    }
+apt_get() {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends "$@"
 }
-need dpkg-dev python3-pip
-dpkg-checkbuilddeps 2>/dev/null || $as_root env DEBIAN_FRONTEND=noninteractive apt-get build-dep -q -y ./
+if ! dpkg-query --show dpkg-dev python3-pip >/dev/null 2>&1 || ! dpkg-checkbuilddeps 2>/dev/null; then
+    apt_get update
+    apt_get install dpkg-dev python3-pip
+    apt_get build-dep ./
+fi
 
 # There is no network while a package is built.
 python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \

@@ -13,8 +13,9 @@ without_database=()
 if command -v apt-get >/dev/null; then
     tools=(python3-pip python3-setuptools python3-wheel rpm)
     dpkg-query --show "${tools[@]}" >/dev/null 2>&1 || {
-        $as_root apt-get update -q
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${tools[@]}"
+        $as_root apt-get -q update
+        $as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "${tools[@]}"
     }
     # In which Debian's packages are not.
     without_database=(--nodeps)
