@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import pwd
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,8 +90,12 @@ def test_it_is_installed_removed_and_purged() -> None:
     assert CHANGED.read_text() == OWN
     assert unit.file("mine").exists()
     # As after a famezd that was killed when it could not be started again.
-    Path("/dev/shm/famez-lost").touch()
+    lost, others = Path("/dev/shm/famez-lost"), Path("/dev/shm/famez-of-a-user")
+    lost.touch()
+    shutil.chown(lost, "famez")
+    others.touch()
     apt_get("purge", "famezd")
+    others.unlink()
     assert leftovers() == set()
     for database in (pwd.getpwall, grp.getgrall):
         assert [entry for entry in database() if "famez" in str(entry)] == []
