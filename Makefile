@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format reference bench clean
+.PHONY: help run test lint format reference bench deb rpm clean
 
 help:
 	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
@@ -14,6 +14,8 @@ help:
 	@echo "make format  format the code"
 	@echo "make reference  write anew what is generated: man pages, completions, schemas, docs/configuration.md and metrics.md"
 	@echo "make bench   print the benchmarks"
+	@echo "make deb     build the package for Debian 12 and 13 in dist/, and install what that needs"
+	@echo "make rpm     the same for distributions with RPM"
 	@echo "make clean   remove what the others made"
 
 run: $(VENV)/.run
@@ -42,6 +44,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.mailbox
 	$(BIN)/python -m bench.resume
 	$(BIN)/python -m bench.hostile
+
+# Packages are built of what a source distribution has in it.
+deb rpm: $(VENV)/.dev
+	rm -rf build/sdist
+	$(BIN)/python -m build --sdist --outdir build/sdist
+	packaging/$@.sh build/sdist/famezd-*.tar.gz build/$@ dist
 
 clean:
 	rm -rf $(VENV) run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -62,6 +62,8 @@ NOTIFY_SOCKET = "notify"
 LOCK_FILE = "famezd.lock"
 FABRICS = "fabrics.d"
 """The directory of the fabrics' files, beside famezd.yaml."""
+STANDALONE = "standalone.d"
+"""The directory, beside that one, of fabrics that are served without famezd, each by famez-fabric@NAME.service."""
 DEFAULT_MAILBOX_BYTES = 4 << 20
 GENZ = "genz"
 """The name of the personality that has settings of its own in a section of that name."""
@@ -78,7 +80,8 @@ class Http(_Model):
 
     listen: Annotated[str, kinds.LISTEN] | None = Field(
         default="127.0.0.1:9991",
-        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none.",
+        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none."
+        " Under systemd famezd-http.socket listens, and its ListenStream= is what counts.",
         examples=["127.0.0.1:9991", "[::1]:9991", None],
     )
 
@@ -485,9 +488,42 @@ def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
     _check_between(main, files, config)
     problems += main.problems
     problems += [problem for file in files.values() for problem in file.problems]
+    problems += [problem for name in files for problem in _served_twice(path.parent, name, FABRICS, STANDALONE)]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def load_standalone(path: Path, name: str, *, environ: Mapping[str, str] = os.environ) -> Fabric:
+    """Read the fabric `name` of standalone.d beside famezd.yaml at `path`, a file that need not be there.
+
+    Raises ConfigError with every mistake found.
+    """
+    place = path.parent / STANDALONE / f"{name}.yaml"
+    if why := _wrong_name(name):
+        raise ConfigError([Problem(place, 1, 1, "", why)])
+    if not place.exists():
+        raise ConfigError([Problem(place, 1, 1, "", "is not there: make it, or move the one in fabrics.d there")])
+    runtime = _runtime_directory(environ)
+    if runtime is None:
+        why = "must be set in the environment, or XDG_RUNTIME_DIR: the directory for the fabric's socket"
+        raise ConfigError([Problem(place, 1, 1, "RUNTIME_DIRECTORY", why)])
+    main = CheckedFile(Document(path, ""), MainSettings)
+    file = CheckedFile(Document.read(place), FabricSettings)
+    fabric = file.settings.resolve(name, runtime)
+    _check_between(main, {name: file}, Config(runtime_directory=runtime, fabrics={name: fabric}))
+    if problems := [*file.problems, *_served_twice(path.parent, name, STANDALONE, FABRICS)]:
+        raise ConfigError(problems)
+    return fabric
+
+
+def _served_twice(directory: Path, name: str, here: str, there: str) -> Iterator[Problem]:
+    """Report a fabric that has a file both `here` and `there`."""
+    other = directory / there / f"{name}.yaml"
+    if other.exists():
+        unit = "famezd.service" if there == FABRICS else f"famez-fabric@{name}.service"
+        why = f"is the fabric that {other} defines for {unit}: move one of the two away"
+        yield Problem(directory / here / f"{name}.yaml", 1, 1, "", why)
 
 
 def _runtime_directory(environ: Mapping[str, str]) -> Path | None:

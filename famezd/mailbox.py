@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from famezd.errors import FamezError
 from famezd.permissions import OURS, as_made, give
-from famezd.remedies import REMEDIES
+from famezd.remedies import invisible, remedy
 
 SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
 PAGE = 4096
@@ -86,6 +86,8 @@ def open_backing(backing: Backing) -> SharedMemory:
         return SharedMemory(_sealed(backing.path, backing.size), None)
     if backing.kind == "unlinked":
         return SharedMemory(_unlinked(backing), None)
+    if (why := invisible(backing.path)) is not None:
+        raise MailboxError(f"cannot make the mailbox {backing.path}: {why}")
     made = False
     try:
         if os.path.lexists(backing.path):
@@ -96,8 +98,8 @@ def open_backing(backing: Backing) -> SharedMemory:
         # Another process was quicker between the look and the creation.
         descriptor = _adopt(backing)
     except OSError as e:
-        remedy = REMEDIES.get(e.errno or 0, "the directory must be there and ours to write to")
-        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {remedy}") from e
+        found = remedy(e.errno, backing.path) or "the directory must be there and ours to write to"
+        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {found}") from e
     lock = None
     try:
         lock = claim(descriptor, backing.path)
@@ -304,7 +306,7 @@ def _give(descriptor: int, backing: Backing) -> None:
     except OSError as e:
         raise MailboxError(
             f"cannot give the mailbox {backing.path} its owner, group and mode: {e.strerror}; "
-            f"run as root or choose a group that the service is in"
+            f"run as root or choose a group that the service is in (SupplementaryGroups= in its unit)"
         ) from e
 
 

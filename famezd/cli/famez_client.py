@@ -85,11 +85,14 @@ def make_parser() -> argparse.ArgumentParser:
 def _socket_of(fabric: str) -> Path:
     """Where a fabric of famezctl's famezd is joined: as configured, if that can be read, else by default."""
     from famezd.cli.control import default_control_socket  # noqa: PLC0415 (these take long, and are seldom needed)
-    from famezd.config import DEFAULT_CONFIG, load  # noqa: PLC0415
+    from famezd.config import DEFAULT_CONFIG, load, load_standalone  # noqa: PLC0415
 
     runtime = default_control_socket().parent
+    environ = {"RUNTIME_DIRECTORY": str(runtime)}
     with contextlib.suppress(FamezError):
-        configured = load(DEFAULT_CONFIG, environ={"RUNTIME_DIRECTORY": str(runtime)}).fabrics.get(fabric)
+        configured = load(DEFAULT_CONFIG, environ=environ).fabrics.get(fabric)
         if configured is not None:
             return configured.socket.path
+    with contextlib.suppress(FamezError):
+        return load_standalone(DEFAULT_CONFIG, fabric, environ=environ).socket.path
     return runtime / f"{fabric}.sock"

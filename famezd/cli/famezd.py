@@ -19,7 +19,8 @@ import structlog
 from famezd import __version__
 from famezd.attach import qemu_arguments
 from famezd.cli.entry import discard_output
-from famezd.config import DEFAULT_CONFIG, FABRICS, Config, ConfigError, load
+from famezd.cli.standalone import CONFIG_WRONG, become_worker, check
+from famezd.config import DEFAULT_CONFIG, FABRICS, STANDALONE, Config, ConfigError, load
 from famezd.daemonize import daemonize, pid_written
 from famezd.daemonlog import DaemonLog, open_log
 from famezd.errors import FamezError
@@ -29,9 +30,6 @@ from famezd.supervisor.logs import configure
 from famezd.supervisor.service import Service
 from famezd.supervisor.store import Store
 
-CONFIG_WRONG = 2
-"""Exit status when the configuration has mistakes: nothing was started."""
-
 _EPILOG = """\
 Each file fabrics.d/NAME.yaml beside the configuration defines the fabric NAME: a socket at which QEMU's
 ivshmem-doorbell devices and host programs join, and the memory that they share.
@@ -40,6 +38,7 @@ examples:
   famezd --check                                look for mistakes, without disturbing who runs
   famezd -c lab/famezd.yaml                     serve a configuration of your own, in the foreground
   famezd --daemon --pidfile /run/famezd.pid     on a host without systemd
+  famezd --fabric lab                           serve one fabric without a supervisor, as famez-fabric@lab.service does
 
 exit status: 0 stopped as asked; 1 cannot run; 2 mistakes in the configuration (all are listed, nothing was started), or
 wrong usage
@@ -52,6 +51,10 @@ def main() -> int:
     """Runs famezd; returns its exit status."""
     parser = make_parser()
     arguments = parser.parse_args()
+    if arguments.fabric is not None:
+        if arguments.daemon or arguments.pidfile or arguments.logfile:
+            parser.error("--fabric serves in the foreground: leave out --daemon, --pidfile and --logfile")
+        return (check if arguments.check else become_worker)(arguments.config, arguments.fabric)
     if arguments.check:
         return _check(arguments.config)
     # systemd has its own ways to learn that it is ready, and where it goes; all else is for people.
@@ -142,6 +145,12 @@ def make_parser() -> argparse.ArgumentParser:
         "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="the settings (default: %(default)s)"
     )
     parser.add_argument("--check", action="store_true", help="only check the configuration, and list all mistakes")
+    parser.add_argument(
+        "--fabric",
+        metavar="NAME",
+        help=f"serve only the fabric of {STANDALONE}/NAME.yaml beside FILE, which need not be there, and without a"
+        " supervisor: no famezctl, no metrics",
+    )
     parser.add_argument(
         "--daemon",
         action="store_true",

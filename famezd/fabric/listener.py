@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.permissions import OURS, as_made, give
-from famezd.remedies import REMEDIES
+from famezd.remedies import invisible, remedy
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
 
 
 _REMEDIES = {
-    errno.ENOENT: "; make its directory",
-    errno.EACCES: "; let us write to its directory",
-    errno.EPERM: "; run as root, or choose an owner and a group that are ours to give",
-    **{number: f"; {remedy}" for number, remedy in REMEDIES.items()},
+    errno.ENOENT: "make its directory",
+    errno.EACCES: "let us write to its directory",
+    errno.EPERM: "run as root, or choose an owner and a group that are ours to give; a unit gets groups by "
+    "SupplementaryGroups=",
 }
 
 
@@ -49,6 +49,8 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
 
     A socket file that nobody listens on any more is replaced. Raises ListenerError, which says what is in the way.
     """
+    if (why := invisible(path)) is not None:
+        raise ListenerError(f"cannot listen on {path}: {why}")
     _make_way(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     umask = os.umask(0o777 & ~OURS)
@@ -64,7 +66,7 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
             with contextlib.suppress(OSError):
                 os.unlink(path)
         # What Python itself refuses, such as a path that is too long, has no error number.
-        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}{_REMEDIES.get(e.errno or 0, '')}") from e
+        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}{_remedy(e, path)}") from e
     finally:
         os.umask(umask)
     return listener
@@ -80,9 +82,7 @@ def give_socket(path: str, *, uid: int, gid: int, mode: int) -> None:
     except FileNotFoundError as e:
         raise ListenerError(f"the socket {path} was removed, nobody can join; restart the fabric") from e
     except OSError as e:
-        raise ListenerError(
-            f"cannot give {path} its owner, group and mode: {e.strerror}{_REMEDIES.get(e.errno or 0, '')}"
-        ) from e
+        raise ListenerError(f"cannot give {path} its owner, group and mode: {e.strerror}{_remedy(e, path)}") from e
 
 
 def _give(path: str, uid: int, gid: int, mode: int) -> None:
@@ -111,13 +111,19 @@ def unlink(path: str, of: tuple[int, int] | None) -> None:
             os.unlink(path)
 
 
+def _remedy(error: OSError, path: str) -> str:
+    """What to do about an error of a socket's file, after a semicolon; "" where nobody knows."""
+    found = remedy(error.errno, path) or _REMEDIES.get(error.errno or 0)
+    return f"; {found}" if found else ""
+
+
 def _make_way(path: str) -> None:
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     except OSError as e:
-        raise ListenerError(f"cannot listen on {path}: {e.strerror}") from e
+        raise ListenerError(f"cannot listen on {path}: {e.strerror}{_remedy(e, path)}") from e
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenerError(f"cannot listen on {path}: there is a file that is no socket; move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:

@@ -3,7 +3,7 @@
     <6>peer joined<TAB>peer=3 pid=4242 uid=64055
 
 A tab, which neither the event nor a field contains, is where the fields begin: an event may well look like one, such as
-a remedy with a setting. The supervisor reads these lines back; under systemd alone the journal takes them as they are.
+a remedy with a setting. The supervisor reads these lines back; for systemd alone a blank is enough.
 """
 
 from __future__ import annotations
@@ -51,11 +51,15 @@ class _Second:
 class Log:
     """Writes events; never waits for whoever reads them, and is not flooded by what a peer can cause."""
 
-    def __init__(self, sink: Sink | None = None, least: int = DEBUG) -> None:
-        """Writes what is at least as urgent as the priority `least` to `sink`, None for standard error."""
+    def __init__(self, sink: Sink | None = None, least: int = DEBUG, divider: str = "\t") -> None:
+        """Writes what is at least as urgent as the priority `least` to `sink`, None for standard error.
+
+        `divider` is what stands before the fields, where nobody but people reads them.
+        """
         self.due: float | None = None
         """When `tick` has something to write, in seconds of the monotonic clock."""
         self._bare = sink is None and os.isatty(_STDERR)
+        self._divider = " " if self._bare else divider
         self._sink = sink or _Stream()
         self._least = least
         self._lost = 0
@@ -105,7 +109,7 @@ class Log:
         text = event.replace("\n", " ").replace("\t", " ")
         if fields:
             told = " ".join(f"{key}={_quoted(str(value))}" for key, value in fields.items())
-            text += (" " if self._bare else "\t") + told
+            text += self._divider + told
         line = text if self._bare else f"<{priority}>{text}"
         try:
             self._sink.write(line.encode(errors="backslashreplace") + b"\n")

@@ -437,16 +437,21 @@ def _catch_signals() -> socket.socket:
     return readable
 
 
-def main() -> int:
-    """Runs the worker of the fabric that the arguments name; returns its exit status."""
-    logger = log.Log()
+def open_worker(arguments: list[str], logger: log.Log) -> Worker | None:
+    """The worker of the fabric that the arguments name, None, with a line in the log, if it cannot serve."""
     try:
-        worker = Worker(parse(sys.argv[1:]), logger)
+        return Worker(parse(arguments), logger)
     except FamezError as e:
         logger.say(log.ERROR, str(e))
-        return START_FAILED
     except OSError as e:
         logger.say(log.ERROR, f"cannot start: {e.strerror or e}")
+    return None
+
+
+def main() -> int:
+    """Runs the worker of the fabric that the arguments name; returns its exit status."""
+    worker = open_worker(sys.argv[1:], log.Log())
+    if worker is None:
         return START_FAILED
     with contextlib.suppress(KeyboardInterrupt):
         worker.run()

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 
 import structlog
 
+from famezd.unit import own_unit
+
 BOOTED = Path("/run/systemd/system")
 """Is there where systemd is the init system; see sd_booted(3)."""
 _ANSWERS_WITHIN = 5.0
-_UNIT = re.compile(r"/([^/]+\.service)(?:/|$)")
-
-
-def unit(cgroups: str) -> tuple[str, bool] | None:
-    """The service unit that a process is of, by its /proc/<pid>/cgroup, and whether it is a user's; None if of none.
-
-    The innermost one counts: a user's services are within that of the user's manager.
-    """
-    for line in cgroups.splitlines():
-        # 0::/user.slice/user-1000.slice/user@1000.service/app.slice/famezd.service
-        if units := _UNIT.findall(line.rpartition(":")[2]):
-            return units[-1], units[-1] != units[0] and units[0].startswith("user@")
-    return None
 
 
 def comes_back(jobs: str, unit: str) -> bool:
@@ -40,7 +28,7 @@ async def is_restart() -> bool:
 
     Where that cannot be asked it is taken for one: then nothing is lost, and systemd itself lets go of what it keeps.
     """
-    ours = unit(Path("/proc/self/cgroup").read_text())
+    ours = own_unit()
     if ours is None or not BOOTED.exists():
         return False
     name, is_users = ours

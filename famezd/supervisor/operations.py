@@ -145,6 +145,7 @@ class Operations:
         # What waits for a restart is known before anything is done that may take a while.
         served = {name: w.fabric for name, w in service.workers.items() if self._waits(w, config, reloaded)}
         service.accept(config, served)
+        service.tell_of_http()
         await self._change(config, reloaded)
         await self._add(config, reloaded)
         # Now with the fault rules that are in force.

@@ -17,7 +17,7 @@ from famezd.config import Config, ConfigError, Fabric
 from famezd.errors import FamezError
 from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
-from famezd.remedies import REMEDIES
+from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
 from famezd.supervisor.http import HttpError, Server
@@ -59,6 +59,7 @@ class Service:
         self._stop = asyncio.Event()
         self._ready = False
         self._told = ""
+        self._remarked = ""
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
         asked = partial(application, self.look, self.config, registry(self.look, self.config), self._history)
@@ -128,6 +129,7 @@ class Service:
                 raise
             # Machines wait for their fabrics.
             self._log.error(str(e))
+        self.tell_of_http()
 
     async def _serve(self) -> None:
         for worker in self.workers.values():
@@ -190,9 +192,9 @@ class Service:
             path.unlink(missing_ok=True)
             listening = NotifySocket(str(path))
         except OSError as e:
-            remedy = REMEDIES.get(e.errno or 0, "move away what is there")
+            todo = remedy(e.errno, str(path)) or "move away what is there"
             raise ServiceError(
-                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; {remedy}, "
+                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; {todo}, "
                 f"or set another runtime_directory"
             ) from e
         loop = asyncio.get_running_loop()
@@ -216,6 +218,13 @@ class Service:
             worker.hear(notification)
             if "STATUS" in notification.assignments:
                 self.tell_status()
+
+    def tell_of_http(self) -> None:
+        """Logs what of HTTP is not as the accepted configuration says, each time that it is something else."""
+        remark = self.http.remark(self.accepted.config.http)
+        if remark and remark != self._remarked:
+            self._log.warning(remark)
+        self._remarked = remark
 
     def tell_status(self) -> None:
         """Tells systemd how things are, if that has changed."""

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.built import ROOT, deb, next_deb
 from tests.needs import need
-from tests.systemd.trees import as_root, pip, tree
+from tests.systemd.cgroups import own_group
+from tests.systemd.trees import as_root, tree
 
-ROOT = Path(__file__).parents[2]
-"""The repository."""
-LONGEST = 600.0
+LONGEST = 1200.0
 """Seconds after which a container is taken for hanging."""
-NEXT_VERSION = "99.0"
-"""The version of the famezd that tests upgrade to; else it is this one."""
 _INSIDE = "/srv/famezd"
-_SYSTEM = "/usr/lib/systemd"
 
 
 class Outcome(NamedTuple):
@@ -39,13 +36,14 @@ def run_inside(release: str, *selection: str) -> Outcome:
     """
     with tempfile.TemporaryDirectory(prefix="famezd-systemd-") as work:
         directory = Path(work)
-        for name in ("wheels/this", "wheels/next", "results"):
-            (directory / name).mkdir(parents=True)
-        _wheel(directory / "wheels/this")
-        _wheel(directory / "wheels/next", NEXT_VERSION)
-        results = directory / "results"
+        packages, results = directory / "packages", directory / "results"
+        packages.mkdir()
+        results.mkdir()
+        shutil.copy(deb(), packages / "this.deb")
+        shutil.copy(next_deb(), packages / "next.deb")
         (results / "selection").write_text(f'SELECTION="{shlex.join(selection)}"\n')
-        status, console = _boot(tree(release), directory)
+        with own_group() as enter:
+            status, console = _boot(tree(release), directory, enter)
         told, journal = ((results / name) for name in ("output", "journal"))
         return Outcome(
             passed=status == 0 and (results / "passed").exists(),
@@ -54,20 +52,20 @@ def run_inside(release: str, *selection: str) -> Outcome:
         )
 
 
-def _boot(system: Path, directory: Path) -> tuple[int, str]:
-    """Boot, wait for the end; return the exit status and what came on the console."""
+def _boot(system: Path, directory: Path, enter: Sequence[str]) -> tuple[int, str]:
+    """Boot, by a command that begins with `enter`; return the exit status, and what came on the console."""
     command = [
         *as_root(),
+        *enter,
         str(need("systemd-nspawn", "systemd-container")),
         *("--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"),
         # Memory over the cached tree, and a network of its own that has nothing but loopback.
         *(f"--directory={system}", "--volatile=overlay", "--private-network"),
         *(f"--bind-ro={ROOT / name}:{_INSIDE}/{name}" for name in ("tests", "etc", "pyproject.toml")),
-        f"--bind-ro={directory / 'wheels'}:/srv/wheels",
+        f"--bind-ro={directory / 'packages'}:/srv/packages",
         f"--bind={directory / 'results'}:/srv/results",
-        f"--bind-ro={ROOT}/systemd/famezd.service:{_SYSTEM}/system/famezd.service",
-        f"--bind-ro={ROOT}/systemd/sysusers.d/famezd.conf:/usr/lib/sysusers.d/famezd.conf",
-        f"--bind-ro={Path(__file__).with_name('scenarios.service')}:{_SYSTEM}/system/scenarios.service",
+        f"--bind-ro={ROOT}/systemd:{_INSIDE}/systemd",
+        f"--bind-ro={Path(__file__).with_name('scenarios.service')}:/usr/lib/systemd/system/scenarios.service",
         "systemd.unit=scenarios.service",
         "systemd.show_status=no",
     ]
@@ -81,16 +79,3 @@ def _boot(system: Path, directory: Path) -> tuple[int, str]:
             container.kill()
             raise
     return container.returncode, console
-
-
-def _wheel(directory: Path, version: str | None = None) -> None:
-    """Build famezd's wheel, of this repository as it is, under its own version or another, into `directory`."""
-    with tempfile.TemporaryDirectory(prefix="famezd-source-") as copied:
-        source = Path(copied)
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, source)
-        shutil.copytree(ROOT / "famezd", source / "famezd", ignore=shutil.ignore_patterns("__pycache__"))
-        if version is not None:
-            init = source / "famezd" / "__init__.py"
-            init.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', init.read_text()))
-        pip("wheel", "--no-deps", "--wheel-dir", str(directory), str(source))

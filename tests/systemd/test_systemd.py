@@ -7,6 +7,7 @@ import os
 import pytest
 
 from tests.systemd.container import run_inside
+from tests.systemd.hugepages import huge_pages
 
 RELEASES = os.environ.get("FAMEZD_RELEASES", "trixie").split()
 """Code names of the Debian releases to boot."""
@@ -15,5 +16,6 @@ RELEASES = os.environ.get("FAMEZD_RELEASES", "trixie").split()
 @pytest.mark.timeout(1800)  # the first time on a machine, the tree is made
 @pytest.mark.parametrize("release", RELEASES)
 def test_systemd(release: str) -> None:
-    outcome = run_inside(release)
+    with huge_pages():
+        outcome = run_inside(release)
     assert outcome.passed, f"on {release}:\n{outcome.told}\nThe journal there:\n{outcome.journal}"

@@ -2,7 +2,8 @@
 
 They live outside the repository, in ${FAMEZD_CACHE:-$HOME/.cache/famezd}/systemd, keyed by the release and by what is
 installed in them; remove that directory to make them anew. Making one takes about three minutes, apt and the network;
-booting one takes neither.
+booting one takes neither. Each is a proof that famezd's package installs on that Debian as it comes: it was installed
+there before anything else.
 """
 
 from __future__ import annotations
@@ -14,33 +15,27 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.built import ROOT, deb
 from tests.needs import need
 
-ROOT = Path(__file__).parents[2]
-"""The repository."""
-VENV = Path("/opt/famezd")
-"""Where famezd and all that it needs are in a tree."""
 PACKAGES = (
     "dbus",
     "procps",
-    "python3",
-    "python3-venv",
+    "python3-pytest",
+    "python3-pytest-timeout",
     "qemu-system-x86",
     "systemd",
     "systemd-sysv",
     "util-linux",
 )
-_TEST_TOOLS = ("pytest", "pytest-timeout")
-_OLDEST_GLIBC, _NEWEST_GLIBC = 5, 36
-"""What wheels may be made for: from the oldest that there is a tag for, glibc 2.5, to that of the oldest release."""
-_ALIASES = ("manylinux1", "manylinux2010", "manylinux2014")
+"""What the tests inside need; what famezd needs comes with its package."""
+_CONTROL = ROOT / "packaging/debian/control"
+_APT_GET = ("apt-get", "-q", "-y", "--no-install-recommends")
 _ARCHIVE = re.compile(r"/debian/?$")
 
 
@@ -63,9 +58,7 @@ def tree(release: str) -> Path:
         if not made.exists():
             for unfinished in cache.glob(f"unfinished.{release}.*"):
                 run(*as_root(), "rm", "-rf", str(unfinished))
-            with tempfile.TemporaryDirectory(prefix="famezd-wheels-") as wheels:
-                unfinished = _make(release, cache, Path(wheels))
-            run(*as_root(), "mv", "-T", str(unfinished), str(made))
+            run(*as_root(), "mv", "-T", str(_make(release, cache, deb())), str(made))
     return made
 
 
@@ -85,27 +78,15 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def pip(*arguments: str) -> None:
-    """Run pip, that of this Python, as this machine has it configured. Raises TreeError if it fails."""
-    run(sys.executable, "-m", "pip", "-q", *arguments)
-
-
 def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("FAMEZD_CACHE") or Path(home, "famezd"), "systemd").resolve()
 
 
 def _key(release: str) -> str:
-    """What tells a tree from one with other contents: this file is all that decides how it is made."""
-    told = [release, platform.machine(), *_requirements(), Path(__file__).read_text()]
+    """What tells a tree from one with other contents: how it is made, and what famezd's package needs."""
+    told = [release, platform.machine(), _CONTROL.read_text(), Path(__file__).read_text()]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:12]
-
-
-def _requirements() -> list[str]:
-    """What famezd needs, and the tests that run inside."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    tools = [r for r in project["optional-dependencies"]["dev"] if re.split(r"[<>=~! ]", r)[0] in _TEST_TOOLS]
-    return [*project["dependencies"], *tools]
 
 
 @contextmanager
@@ -115,23 +96,21 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _make(release: str, cache: Path, wheels: Path) -> Path:
+def _make(release: str, cache: Path, package: Path) -> Path:
     """Make a tree in a directory of its own under `cache`, and return that."""
     debootstrap = need("debootstrap", "debootstrap")
     # Not TemporaryDirectory, which could not remove what is root's; what is left over goes with the next start.
     unfinished = Path(tempfile.mkdtemp(prefix=f"unfinished.{release}.", dir=cache))
     unfinished.chmod(0o755)
-    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
-    run(*as_root(), str(debootstrap), *options, release, str(unfinished), *_mirror())
+    run(*as_root(), str(debootstrap), "--variant=minbase", release, str(unfinished), *_mirror())
     chroot = [*as_root(), "chroot", str(unfinished)]
-    version = run(*chroot, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
-    _download(wheels, version)
-    run(*as_root(), "cp", "-r", str(wheels), f"{unfinished}/opt/wheels")
-    run(*chroot, "python3", "-m", "venv", str(VENV))
-    offline = ["--no-index", "--find-links", "/opt/wheels"]
-    run(*chroot, str(VENV / "bin/pip"), "install", *offline, *_requirements())
+    # As on anybody's Debian: apt finds what the package needs. It goes again, for what is tested then is a newer one.
+    run(*as_root(), "cp", str(package), f"{unfinished}/tmp/famezd.deb")
+    run(*chroot, *_APT_GET, "install", "/tmp/famezd.deb")
+    run(*chroot, *_APT_GET, "purge", "famezd")
+    run(*chroot, *_APT_GET, "install", *PACKAGES)
     # A system that was copied would find out on its first boot that it is new, and take its time.
-    run(*chroot, "sh", "-c", "rm -rf /opt/wheels /var/cache/apt/archives/*.deb && systemd-machine-id-setup")
+    run(*chroot, "sh", "-c", "rm /tmp/famezd.deb && apt-get clean && systemd-machine-id-setup")
     return unfinished
 
 
@@ -141,18 +120,3 @@ def _mirror() -> list[str]:
         return []
     archives = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()
     return [uri for uri in archives if _ARCHIVE.search(uri)][:1]
-
-
-def _download(wheels: Path, version: str) -> None:
-    """Collect wheels for a tree's Python, as this machine's pip is configured; the tree's own pip needs no network."""
-    with tempfile.TemporaryDirectory(prefix="famezd-wheels-") as ours:
-        # Some exist as sources only, which pip builds only for the Python that it runs in. They are pure Python.
-        pip("wheel", "--wheel-dir", ours, *_requirements())
-        abi = "cp" + version.replace(".", "")
-        machine = platform.machine()
-        tags = [f"manylinux_2_{minor}_{machine}" for minor in range(_OLDEST_GLIBC, _NEWEST_GLIBC + 1)]
-        tags += [f"{alias}_{machine}" for alias in _ALIASES]
-        target = ["--python-version", version, "--implementation", "cp", "--abi", abi, "--abi", "abi3", "--abi", "none"]
-        target += [f"--platform={tag}" for tag in tags]
-        links = ["--find-links", ours]
-        pip("download", "--dest", str(wheels), "--only-binary=:all:", *links, *target, *_requirements())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from famezd.supervisor.job import comes_back, unit
+from famezd.supervisor.job import comes_back
+from famezd.unit import unit
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_a_mailbox_that_cannot_be_given_away_is_as_before_and_unlocked(found: bo
         for _ in range(2):
             assert refused(wanted) == (
                 f"cannot give the mailbox {folder}/mailbox its owner, group and mode: Operation not permitted; "
-                f"run as root or choose a group that the service is in"
+                f"run as root or choose a group that the service is in (SupplementaryGroups= in its unit)"
             )
             assert path.exists() == found
             assert not found or stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -1,6 +1,6 @@
 # Completion for famezd; made by `make reference` from its options.
 
-set -g __famezd_takes 'famezd -c' 'famezd --config' 'famezd --pidfile' 'famezd --logfile'
+set -g __famezd_takes 'famezd -c' 'famezd --config' 'famezd --fabric' 'famezd --pidfile' 'famezd --logfile'
 set -g __famezd_paths famezd
 
 # Prints where on the line the cursor is: the path of subcommands, and the number of the argument there, such as
@@ -65,6 +65,7 @@ complete -c famezd -f
 complete -c famezd -n '__famezd_in famezd' -s h -l help -d 'show this help message and exit'
 complete -c famezd -n '__famezd_in famezd' -s c -l config -r -F -d 'the settings (default: /etc/famez/famezd.yaml)'
 complete -c famezd -n '__famezd_in famezd' -l check -d 'only check the configuration, and list all mistakes'
+complete -c famezd -n '__famezd_in famezd' -l fabric -x -d 'serve only the fabric of standalone.d/NAME.yaml beside FILE, which need not be there, and without a supervisor: no famezctl, no metrics'
 complete -c famezd -n '__famezd_in famezd' -l daemon -d 'for hosts without systemd: become a daemon, and return when it is ready; it logs to the system\'s log'
 complete -c famezd -n '__famezd_in famezd' -l pidfile -r -F -d 'write the process id to FILE while it runs'
 complete -c famezd -n '__famezd_in famezd' -l logfile -r -F -d 'add the log to FILE'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -129,21 +128,6 @@ def test_a_group_that_has_gone_is_a_mistake_that_ends_nothing() -> None:
         unit.write("lab", **LAB)
         systemctl("reload", NAME)
         lab.works()
-
-
-def test_a_port_that_is_taken_at_the_start_keeps_no_fabric_from_going_on() -> None:
-    with Unit(BOTH) as unit, pairs(unit, "lab", "fresh") as both:
-        with unit.down():
-            taken = socket.create_server(("127.0.0.1", 9991))
-        with taken:
-            unit.await_active()
-            for pair in both:
-                pair.works()
-            assert "cannot serve HTTP on 127.0.0.1:9991: Address already in use" in unit.journal()
-        systemctl("reload", NAME)
-        assert last_reload_successful(unit)
-        for pair in both:
-            pair.works()
 
 
 def test_a_directory_that_cannot_be_written_at_the_start_loses_nothing() -> None:

@@ -1,10 +1,12 @@
-"""famezd.service, as an administrator has it."""
+"""famezd.service and famez-fabric@.service, as an administrator has them."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,11 @@ from famezd.config import load
 from tests.daemon import Famezd, eventually
 
 NAME = "famezd.service"
+HTTP = "famezd-http.socket"
 ETC = Path("/etc/famez")
-_DROP_INS = Path("/run/systemd/system/famezd.service.d")
+EXAMPLES = Path("/srv/famezd/systemd")
+"""The units, and what they can be changed by."""
+_DROP_INS = Path("/run/systemd/system")
 _GATE = Path("/run/famezd-gate")
 
 
@@ -35,20 +40,41 @@ def systemctl(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+@contextmanager
+def drop_in(unit: str, text: str) -> Iterator[None]:
+    """Changes a unit, until the end of `with`; what runs is not touched."""
+    directory = _DROP_INS / f"{unit}.d"
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=directory, suffix=".conf") as file:
+            file.write(text)
+            file.flush()
+            systemctl("daemon-reload")
+            yield
+    finally:
+        systemctl("daemon-reload")
+
+
 class Unit(Famezd):
     """The unit with a configuration of a test's own, active from the start of `with` to its end.
 
     At the end it is stopped, and nothing of it may be left.
     """
 
+    name = NAME
+
     def __init__(self, fabrics: Mapping[str, Mapping[str, Any]], **settings: object) -> None:
-        self.runtime = Path("/run/famez")
-        self.config = ETC / "famezd.yaml"
+        self._look_from_now_on()
         shutil.rmtree(ETC, ignore_errors=True)
-        (ETC / "fabrics.d").mkdir(parents=True)
+        for directory in ("fabrics.d", "standalone.d"):
+            (ETC / directory).mkdir(parents=True)
         self.write_settings(**settings)
         for name, fabric in fabrics.items():
             self.write(name, **fabric)
+
+    def _look_from_now_on(self) -> None:
+        self.runtime = Path("/run/famez")
+        self.config = ETC / "famezd.yaml"
         cursor = run("journalctl", "-n0", "--show-cursor").stdout
         self._cursor = cursor.partition("cursor: ")[2].strip()
 
@@ -61,7 +87,7 @@ class Unit(Famezd):
             left = self.left()
         finally:
             # What one test leaves must not make the next one fail.
-            run("systemctl", "reset-failed", NAME)
+            run("systemctl", "reset-failed", self.name)
             for mailbox in self._mailboxes():
                 mailbox.unlink()
         if kind is None:
@@ -85,20 +111,20 @@ class Unit(Famezd):
 
     def start(self) -> None:
         """Starts it, and returns when it is active."""
-        systemctl("start", NAME)
+        systemctl("start", self.name)
 
     def stop(self) -> int:
         """Stops it, and returns when it is inactive."""
-        systemctl("stop", NAME)
+        systemctl("stop", self.name)
         return 0
 
     def restart(self) -> None:
         """Restarts it, and returns when it is active again."""
-        systemctl("restart", NAME)
+        systemctl("restart", self.name)
 
     def kill(self, signal: str = "KILL") -> None:
         """Sends a signal to the supervisor alone."""
-        systemctl("kill", "--kill-whom=main", f"--signal={signal}", NAME)
+        systemctl("kill", "--kill-whom=main", f"--signal={signal}", self.name)
 
     def await_active(self, other_than: int = 0) -> None:
         """Waits until it is active, with another main process than before."""
@@ -107,26 +133,24 @@ class Unit(Famezd):
     @contextmanager
     def down(self) -> Iterator[None]:
         """A restart of which the old famezd has gone at the start of `with`, and the new one starts at its end."""
-        _DROP_INS.mkdir(parents=True, exist_ok=True)
         os.mkfifo(_GATE)
-        (_DROP_INS / "gate.conf").write_text(f"[Service]\nExecStartPre=+/bin/cat {_GATE}\n")
-        systemctl("daemon-reload")
         try:
-            systemctl("--no-block", "restart", NAME)
-            eventually(lambda: self.show("SubState") == "start-pre", "it waits at the gate")
-            yield
+            with drop_in(self.name, f"[Service]\nExecStartPre=+/bin/cat {_GATE}\n"):
+                systemctl("--no-block", "restart", self.name)
+                eventually(lambda: self.show("SubState") == "start-pre", "it waits at the gate")
+                try:
+                    yield
+                finally:
+                    with _GATE.open("w"):
+                        pass
         finally:
-            with _GATE.open("w"):
-                pass
             _GATE.unlink()
-            shutil.rmtree(_DROP_INS)
-            systemctl("daemon-reload")
 
     # What is seen of it
 
     def show(self, key: str) -> str:
         """A property of the unit."""
-        return systemctl("show", "--value", f"--property={key}", NAME)
+        return systemctl("show", "--value", f"--property={key}", self.name)
 
     @property
     def main_pid(self) -> int:
@@ -146,11 +170,11 @@ class Unit(Famezd):
     def journal(self) -> str:
         """What it has logged in this test, and what systemd has said about it."""
         run("journalctl", "--sync")
-        return run("journalctl", "-u", NAME, "-o", "cat", f"--after-cursor={self._cursor}").stdout
+        return run("journalctl", "-u", self.name, "-o", "cat", f"--after-cursor={self._cursor}").stdout
 
     def left(self) -> list[object]:
         """What is there of it that should not be when it has stopped."""
-        left: list[object] = [*self._mailboxes(), *([self.runtime] if self.runtime.exists() else [])]
+        left: list[object] = [*self._mailboxes(), *self.runtime.iterdir()]
         return left + ([f"{self.stored} descriptors in the store"] if self.stored else [])
 
     def _mailboxes(self) -> list[Path]:
@@ -172,3 +196,29 @@ class Unit(Famezd):
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs famezctl, as root."""
         return run("famezctl", *arguments)
+
+
+class Installed(Unit):
+    """The unit as its package has started it, with the configuration that came with that."""
+
+    def __init__(self) -> None:
+        self._look_from_now_on()
+
+
+class Standalone(Unit):
+    """famez-fabric@FABRIC.service, in the same way."""
+
+    def __init__(self, fabric: str, **settings: object) -> None:
+        self.fabric = fabric
+        self.name = f"famez-fabric@{fabric}.service"
+        super().__init__({fabric: settings})
+
+    def file(self, fabric: str) -> Path:
+        """The fabric's file."""
+        return ETC / "standalone.d" / f"{fabric}.yaml"
+
+    def qemu(self, fabric: str) -> list[str]:
+        """The arguments that put a QEMU on the fabric, as they are told."""
+        done = run("famezd", "--fabric", fabric, "--check")
+        assert done.returncode == 0, done.stderr
+        return shlex.split(done.stdout.partition("QEMU")[2])

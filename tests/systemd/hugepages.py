@@ -1,0 +1,34 @@
+"""Huge pages of the kernel, which all containers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.systemd.trees import as_root, run
+
+NUMBER = Path("/proc/sys/vm/nr_hugepages")
+PAGES = 8
+"""As many as the tests inside use at once, and more."""
+
+
+@contextmanager
+def huge_pages() -> Iterator[None]:
+    """Has the kernel set some aside until the end of `with`, if it has any.
+
+    What it gives depends on its memory; where it gives none the test that needs them says so.
+    """
+    if not NUMBER.exists():
+        yield
+        return
+    _add(PAGES)
+    try:
+        yield
+    finally:
+        _add(-PAGES)
+
+
+def _add(pages: int) -> None:
+    # Not back to what it was: others may have done the same meanwhile.
+    run(*as_root(), "sh", "-c", f"echo {int(NUMBER.read_text()) + pages} > {NUMBER}")
