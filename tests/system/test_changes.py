@@ -301,6 +301,15 @@ def test_what_disconnects_nobody_is_done_at_once(famezd: Famezd) -> None:
         assert famezd.ctl("reload").stdout == "changed: plain\n"
         with famezd.join("plain") as peer:
             assert peer.vectors == 5
+        eventually(
+            lambda: "plain" not in famezd.ctl("diff").stdout and fabric(famezd, "plain")["peers"] == 0, "it has left"
+        )
+        define(famezd, "plain", personality="genz", vectors=16)
+        assert famezd.ctl("reload").stdout == "changed: plain\n"
+    told = famezd.log.read_text()
+    assert "fabric begins anew, nobody was on it: vectors is 5, was 2" in told
+    assert "fabric begins anew, nobody was on it: personality is " in told
+    assert "disconnected" not in told
 
 
 def test_a_reload_tries_again_what_failed(famezd: Famezd) -> None:

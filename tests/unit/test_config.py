@@ -268,6 +268,13 @@ FABRIC_MISTAKES = [
     ("personality: genz\ngenz: {silent: 'no'}", "2:16: genz.silent: must be true or false, not 'no'"),
     ("personality: genz\ngenz: {sid: 65536}", "2:13: genz.sid: must be an integer from 0 to 65535, not 65536"),
     ("personality: genz\ngenz: {sids: 1}", "2:8: genz.sids: unknown key, did you mean 'sid'?"),
+    # What follows only from a misspelt key or name is not told.
+    ("personalty: genz\ngenz: {sid: 1}", "1:1: personalty: unknown key, did you mean 'personality'?"),
+    (
+        "personality: gens\ngenz: {sid: 1}",
+        "1:14: personality: must be the name of a personality, not 'gens': those installed are genz, plain",
+    ),
+    ("mailbox: {backin: file, path: /a}", "1:11: mailbox.backin: unknown key, did you mean 'backing'?"),
     ("options: 1", "1:10: options: {options}, not 1"),
     (
         "personality: genz\ngenz: {silent: true}\nfaults: [{dst: switch, drop: 1}]",
