@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from famezd.errors import FamezError
 from famezd.permissions import OURS, as_made, give
-from famezd.remedies import REMEDIES
+from famezd.remedies import remedy
 
 SHM = "/dev/shm"  # noqa: S108 (where POSIX shared memory is)
 PAGE = 4096
@@ -96,8 +96,8 @@ def open_backing(backing: Backing) -> SharedMemory:
         # Another process was quicker between the look and the creation.
         descriptor = _adopt(backing)
     except OSError as e:
-        remedy = REMEDIES.get(e.errno or 0, "the directory must be there and ours to write to")
-        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {remedy}") from e
+        todo = remedy(e, "the directory must be there and ours to write to", backing.path)
+        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {todo}") from e
     lock = None
     try:
         lock = claim(descriptor, backing.path)
@@ -195,9 +195,8 @@ def _unlinked(backing: Backing) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OURS)
     except OSError as e:
-        raise MailboxError(
-            f"cannot make a mailbox in {backing.path}: {e.strerror}; it must be a directory that is ours to write to"
-        ) from e
+        todo = remedy(e, "it must be a directory that is ours to write to", path)
+        raise MailboxError(f"cannot make a mailbox in {backing.path}: {e.strerror}; {todo}") from e
     os.unlink(path)
     try:
         _allocate(descriptor, backing)
@@ -214,9 +213,8 @@ def _adopt(backing: Backing) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         link = " (a symbolic link is not followed)" if os.path.islink(path) else ""
-        raise MailboxError(
-            f"cannot use the mailbox {path}: {e.strerror}{link}; remove it or choose another mailbox.name"
-        ) from e
+        todo = remedy(e, "remove it or choose another mailbox.name", path)
+        raise MailboxError(f"cannot use the mailbox {path}: {e.strerror}{link}; {todo}") from e
     found = os.fstat(descriptor)
     owner = backing.uid if backing.uid >= 0 else os.geteuid()
     wrong = ""

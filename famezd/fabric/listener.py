@@ -12,17 +12,16 @@ from typing import NamedTuple
 
 from famezd.errors import FamezError
 from famezd.permissions import OURS, as_made, give
-from famezd.remedies import REMEDIES
+from famezd.remedies import remedy
 
 BACKLOG = 1024
 _UCRED = struct.Struct("iII")
 
 
 _REMEDIES = {
-    errno.ENOENT: "; make its directory",
-    errno.EACCES: "; let us write to its directory",
-    errno.EPERM: "; run as root, or choose an owner and a group that are ours to give",
-    **{number: f"; {remedy}" for number, remedy in REMEDIES.items()},
+    errno.ENOENT: "make its directory",
+    errno.EACCES: "let us write to its directory",
+    errno.EPERM: "run as root, or choose an owner and a group that are ours to give",
 }
 
 
@@ -64,7 +63,7 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
             with contextlib.suppress(OSError):
                 os.unlink(path)
         # What Python itself refuses, such as a path that is too long, has no error number.
-        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}{_REMEDIES.get(e.errno or 0, '')}") from e
+        raise ListenerError(f"cannot listen on {path}: {_told(e, path)}") from e
     finally:
         os.umask(umask)
     return listener
@@ -80,9 +79,12 @@ def give_socket(path: str, *, uid: int, gid: int, mode: int) -> None:
     except FileNotFoundError as e:
         raise ListenerError(f"the socket {path} was removed, nobody can join; restart the fabric") from e
     except OSError as e:
-        raise ListenerError(
-            f"cannot give {path} its owner, group and mode: {e.strerror}{_REMEDIES.get(e.errno or 0, '')}"
-        ) from e
+        raise ListenerError(f"cannot give {path} its owner, group and mode: {_told(e, path)}") from e
+
+
+def _told(error: OSError, path: str) -> str:
+    todo = remedy(error, _REMEDIES.get(error.errno or 0, ""), path)
+    return f"{error.strerror or error}" + (f"; {todo}" if todo else "")
 
 
 def _give(path: str, uid: int, gid: int, mode: int) -> None:
@@ -117,7 +119,7 @@ def _make_way(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as e:
-        raise ListenerError(f"cannot listen on {path}: {e.strerror}") from e
+        raise ListenerError(f"cannot listen on {path}: {_told(e, path)}") from e
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenerError(f"cannot listen on {path}: there is a file that is no socket; move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:

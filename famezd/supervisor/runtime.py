@@ -13,7 +13,7 @@ from pathlib import Path
 from famezd.config import Config
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials, identity, unlink
-from famezd.remedies import REMEDIES
+from famezd.remedies import remedy
 
 
 class RuntimeDirectoryError(FamezError):
@@ -30,8 +30,9 @@ def runtime_directory(config: Config) -> Iterator[None]:
     except OSError as e:
         where = f" ({e.filename})" if e.filename not in (None, str(path)) else ""
         other = f"set runtime_directory to one that user id {os.geteuid()} can write to"
-        remedy = f"{REMEDIES[e.errno]}, or {other}" if e.errno in REMEDIES else other
-        raise RuntimeDirectoryError(f"cannot use the runtime directory {path}: {e.strerror}{where}; {remedy}") from e
+        about = remedy(e, "", e.filename or path)
+        todo = f"{about}, or {other}" if about else other
+        raise RuntimeDirectoryError(f"cannot use the runtime directory {path}: {e.strerror}{where}; {todo}") from e
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from famezd.config import Config, ConfigError, Fabric
 from famezd.errors import FamezError
 from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
-from famezd.remedies import REMEDIES
+from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
 from famezd.supervisor.http import HttpError, Server
@@ -190,9 +190,9 @@ class Service:
             path.unlink(missing_ok=True)
             listening = NotifySocket(str(path))
         except OSError as e:
-            remedy = REMEDIES.get(e.errno or 0, "move away what is there")
+            todo = remedy(e, "move away what is there", path)
             raise ServiceError(
-                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; {remedy}, "
+                f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; {todo}, "
                 f"or set another runtime_directory"
             ) from e
         loop = asyncio.get_running_loop()
