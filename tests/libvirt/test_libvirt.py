@@ -130,6 +130,21 @@ def test_a_domain_is_attached_while_it_runs_and_comes_back(famezd: Famezd, libvi
             ring_each_other(peer, device)
 
 
+def test_a_domain_that_has_the_device_in_qemus_arguments_keeps_that(
+    famezd: Famezd, libvirtd: Libvirtd, attach: Attach
+) -> None:
+    arguments = famezd.ctl("libvirt", "lab", "--commandline").stdout
+    with Domain(libvirtd, "web", commandline=arguments) as domain:
+        assert attach.done("web", "lab") == "domain web is on fabric lab already, from its next start on\n"
+        domain.start()
+        assert attach.done("web", "lab") == "domain web is on fabric lab already, now and from its next start on\n"
+        await_members(famezd, ("lab", "0", "web"))
+        # At another socket it is another device.
+        assert attach.done("web", "lab", "--port", "2", "--config").endswith(" lab, from its next start on\n")
+        assert "<shmem" not in libvirtd.virsh("dumpxml", "web")
+        assert "<shmem" in libvirtd.virsh("dumpxml", "--inactive", "web")
+
+
 def test_a_domain_that_does_not_run_is_attached_for_its_next_start(
     famezd: Famezd, libvirtd: Libvirtd, attach: Attach
 ) -> None:
@@ -142,7 +157,7 @@ def test_a_domain_that_does_not_run_is_attached_for_its_next_start(
         element = libvirtd.directory / "element.xml"
         element.write_text(famezd.ctl("libvirt", "lab", "--port", "2").stdout)
         libvirtd.virsh("detach-device", "web", str(element), "--config")
-        assert "shmem" not in libvirtd.virsh("dumpxml", "web")
+        assert "<shmem" not in libvirtd.virsh("dumpxml", "web")
 
 
 def test_a_domain_without_a_free_slot_is_attached_for_its_next_start(
