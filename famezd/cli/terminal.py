@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,6 +110,10 @@ class Screen:
 def whole_screen() -> Iterator[Screen]:
     """Takes the terminal's screen over; at the end it is as it was, with what was drawn last below."""
     screen = Screen()
+    # Whoever ends us so should find the terminal as it was, too.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # It is waited for by `resized`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
     sys.stdout.write(_ENTER)
     try:
         yield screen
@@ -116,3 +121,9 @@ def whole_screen() -> Iterator[Screen]:
         sys.stdout.write(_LEAVE)
         if screen.shown:
             print(screen.shown)
+        signal.signal(signal.SIGTERM, before)
+
+
+def resized(seconds: float) -> bool:
+    """Waits so long; returns at once, and whether it did, when the terminal that `whole_screen` took is resized."""
+    return signal.sigtimedwait({signal.SIGWINCH}, seconds) is not None

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -271,13 +272,44 @@ def test_the_schemas_are_those_of_the_files(tmp_path: Path) -> None:
 # watch
 
 
-def test_watch_has_the_screen_until_it_is_interrupted(famezd: Famezd, tmp_path: Path) -> None:
+def shell(famezd: Famezd, directory: Path) -> Terminal:
+    """A terminal with a shell for which famezd is the system's."""
     environ = {"PS1": "$ ", "PATH": f"{BIN}:{os.environ['PATH']}", "RUNTIME_DIRECTORY": str(famezd.runtime)}
+    return Terminal(directory, ["bash", "--norc", "--noprofile"], environ)
 
-    def has(terminal: Terminal, text: str) -> bool:
-        return any(text in line for line in terminal.screen())
 
-    with Terminal(tmp_path, ["bash", "--norc", "--noprofile"], environ) as terminal:
+def has(terminal: Terminal, text: str) -> bool:
+    return any(text in line for line in terminal.screen())
+
+
+def test_watch_fills_a_screen_of_another_size_at_once(famezd: Famezd, tmp_path: Path) -> None:
+    with shell(famezd, tmp_path) as terminal:
+        terminal.resize(250)
+        terminal.type("famezctl watch -n 3600")
+        eventually(lambda: has(terminal, "  SOCKET"), "there is room for all")
+        terminal.resize(80)
+        eventually(lambda: not has(terminal, "  SOCKET") and has(terminal, "  HEALTH"), "there is not")
+        terminal.resize(250)
+        eventually(lambda: has(terminal, "  SOCKET"), "there is again")
+        terminal.press("C-c")
+        terminal.type("echo status $?")
+        terminal.expect("status 0", "$")
+
+
+def test_watch_gives_the_screen_back_to_whoever_ends_it(famezd: Famezd, tmp_path: Path) -> None:
+    with shell(famezd, tmp_path) as terminal:
+        terminal.expect("$")
+        terminal.type("bash -c 'echo $$ > pid; exec famezctl watch -n 3600'")
+        eventually(lambda: has(terminal, "famezctl watch, every 3600 s: "), "it has the screen")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        eventually(lambda: terminal.screen()[-1] == "$", "it ends")
+        assert terminal.screen()[0].startswith("$ bash -c")
+        terminal.type("echo status $?")
+        terminal.expect("status 143", "$")
+
+
+def test_watch_has_the_screen_until_it_is_interrupted(famezd: Famezd, tmp_path: Path) -> None:
+    with shell(famezd, tmp_path) as terminal:
         terminal.expect("$")
         terminal.type("famezctl watch -n 0.1")
         eventually(lambda: has(terminal, "famezctl watch, every 0.1 s: "), "it shows what it does")
