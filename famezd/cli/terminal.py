@@ -100,7 +100,10 @@ class Screen:
     def draw(self, text: str) -> None:
         """Shows the text, as much of it as there is room for."""
         self.shown = text if shows_colours(sys.stdout) else without_paint(text)
-        lines = self.shown.splitlines()[: shutil.get_terminal_size().lines]
+        lines, room = self.shown.splitlines(), shutil.get_terminal_size().lines
+        if len(lines) > room:
+            # What is left out may be what matters most.
+            lines[room - 1 :] = [f"... {len(lines) - room + 1} more lines: there is no room for them here"]
         # Drawn over what is there, so that nothing flickers.
         sys.stdout.write(_HOME + "\n".join(line + _REST_OF_LINE for line in lines) + _REST_OF_SCREEN)
         sys.stdout.flush()
