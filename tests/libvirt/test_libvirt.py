@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from famezd.client import Doorbell, Peer
 from tests.daemon import BIN, PATIENCE, Famezd, eventually
 from tests.libvirt.libvirtd import GROUP, QEMU_USER, Domain, Libvirtd, bindings
 from tests.qemu.device import IvshmemDevice
+from tests.system.test_famezctl import documented
 
 LAB = {"peers": 4, "vectors": 4, "socket": {"group": GROUP}, "pins": {2: {"socket": True}}}
 """Who is no member of GROUP cannot join, and QEMU's user is one by /etc/group alone."""
@@ -150,6 +152,9 @@ def test_a_domain_that_does_not_run_is_attached_for_its_next_start(
 ) -> None:
     with Domain(libvirtd, "web") as domain:
         assert attach.done("web", "lab", "--port", "2") == "domain web is on fabric lab, from its next start on\n"
+        answer = json.loads(attach.done("web", "lab", "--port", "2", "--json"))
+        assert answer == {"domain": "web", "fabric": "lab", "live": False, "config": True, "already": True}
+        assert answer.keys() == documented("attach").keys()
         await_members(famezd)
         domain.start()
         await_members(famezd, ("lab", "2", "web"))

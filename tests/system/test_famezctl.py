@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -149,7 +150,10 @@ def test_check_finds_what_the_running_famezd_would_read(famezd: Famezd) -> None:
         lines = done.stderr.splitlines()
         assert len(lines) == 3
         assert all(line.startswith(f"{file(famezd, 'lab')}:") for line in lines)
-        assert any(line.endswith("this system has no group 'nosuchgroup'") for line in lines)
+        assert any(
+            line.endswith("this system has no group 'nosuchgroup'; make it, or name one that is there")
+            for line in lines
+        )
     assert [p["key"] for p in answer(famezd, "check", status=NOT_DONE)["problems"]] == [
         "peers",
         "socket.group",
@@ -220,6 +224,32 @@ def test_diff_and_check_refuse_what_a_reload_refuses(famezd: Famezd) -> None:
         done = famezd.ctl(verb)
         assert done.returncode == NOT_DONE
         assert f"runtime_directory: is {famezd.runtime} as long as famezd runs: restart famezd" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "told"),
+    [(">&-", 0, ""), (">/dev/full", NOT_DONE, "famezctl: cannot write the output: No space left on device\n")],
+)
+@pytest.mark.parametrize("verb", [["status"], ["doorbells", "lab"], ["status", "--json"]])
+def test_output_that_nobody_takes(famezd: Famezd, redirection: str, status: int, told: str, verb: list[str]) -> None:
+    line = f"{shlex.join(ctl(famezd, *verb))} {redirection}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, told)
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        (["peers", ""], "FABRIC"),
+        (["watch", ""], "FABRIC"),
+        (["kick", "lab", ""], "PEER"),
+        (["attach", "", "lab"], "DOMAIN"),
+    ],
+)
+def test_names_that_are_empty(famezd: Famezd, verb: list[str], told: str) -> None:
+    done = famezd.ctl(*verb)
+    assert done.returncode == 2
+    assert f"famezctl: error: {told} must not be empty" in done.stderr
 
 
 def test_what_stands_in_the_files_is_not_for_everybody(famezd: Famezd) -> None:
@@ -467,7 +497,7 @@ def test_the_document_shows_the_json_that_there_is(famezd: Famezd) -> None:
         real["fault-add"] = answer(famezd, "fault", "add", "lab", "1", "2", "--drop", "10%")
         real["fault-list"] = answer(famezd, "fault", "list", "lab")
         real["fault-clear"] = answer(famezd, "fault", "clear", "lab")
-        for verb in ("peers", "doorbells", "qemu", "switch"):
+        for verb in ("peers", "doorbells", "qemu", "libvirt", "switch"):
             real[verb] = answer(famezd, verb, "lab")
         real["status"] = answer(famezd, "status")
         command = ctl(famezd, "watch", "lab", "--json")
@@ -483,7 +513,8 @@ def test_the_document_shows_the_json_that_there_is(famezd: Famezd) -> None:
         real["reload"] = answer(famezd, "reload", "--force")
         define(famezd, "lab", peers=0)
         real["check"] = answer(famezd, "check", status=NOT_DONE)
-    assert set(real) == set(re.findall(r"^```json (\S+)$", DOCUMENT.read_text(), re.MULTILINE))
+    # What `attach` answers is held against the document where there is a libvirt.
+    assert {*real, "attach"} == set(re.findall(r"^```json (\S+)$", DOCUMENT.read_text(), re.MULTILINE))
     for name, found in real.items():
         assert_same_shape(documented(name), found, name)
 
