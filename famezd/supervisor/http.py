@@ -81,6 +81,8 @@ class Server:
         if self._socket is None:
             return
         path, _ = self._socket
+        if identity(path) is None:
+            raise ListenerError(f"the socket {path} was removed, nobody can ask famezd; restart famezd")
         try:
             give_socket(path, uid=_number(control.uid), gid=_number(control.gid), mode=control.mode)
         except ListenerError:

@@ -389,6 +389,15 @@ def test_a_control_socket_that_cannot_be_given_away_stays_as_it_is(tmp_path: Pat
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_control_socket_that_was_removed_is_told_in_the_log(famezd: Famezd) -> None:
+    (famezd.runtime / "control.sock").unlink()
+    famezd.process.send_signal(signal.SIGHUP)
+    told = "control.sock was removed, nobody can ask famezd; restart famezd"
+    eventually(lambda: told in famezd.log.read_text(), "the reload is refused")
+    with famezd.join("lab"):
+        pass
+
+
 def famezd_that_gives_nothing_away(directory: Path) -> Famezd:
     """A famezd that may not change a file's owner, or its group to one that it is not in, even if it is root."""
     famezd = Famezd(directory, {"lab": LAB})
