@@ -181,7 +181,7 @@ def user_id(user: str | int) -> int:
     try:
         number = pwd.getpwuid(user).pw_uid if isinstance(user, int) else pwd.getpwnam(user).pw_uid
     except (KeyError, OverflowError, ValueError):
-        raise NotAllowedError(f"this system has no user {user!r}; make it, or name one that is there") from None
+        raise NotAllowedError(f"this system has no user {user!r}") from None
     ACCOUNTS[f"user {user}"] = number
     return number
 
@@ -191,7 +191,7 @@ def group_id(group: str | int) -> int:
     try:
         number = grp.getgrgid(group).gr_gid if isinstance(group, int) else grp.getgrnam(group).gr_gid
     except (KeyError, OverflowError, ValueError):
-        raise NotAllowedError(f"this system has no group {group!r}; make it, or name one that is there") from None
+        raise NotAllowedError(f"this system has no group {group!r}") from None
     ACCOUNTS[f"group {group}"] = number
     return number
 

@@ -150,10 +150,7 @@ def test_check_finds_what_the_running_famezd_would_read(famezd: Famezd) -> None:
         lines = done.stderr.splitlines()
         assert len(lines) == 3
         assert all(line.startswith(f"{file(famezd, 'lab')}:") for line in lines)
-        assert any(
-            line.endswith("this system has no group 'nosuchgroup'; make it, or name one that is there")
-            for line in lines
-        )
+        assert any(line.endswith("this system has no group 'nosuchgroup'") for line in lines)
     assert [p["key"] for p in answer(famezd, "check", status=NOT_DONE)["problems"]] == [
         "peers",
         "socket.group",
