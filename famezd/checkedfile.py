@@ -54,6 +54,7 @@ class CheckedFile(Generic[Settings]):
         self._document = document
         self._model = model
         self.problems = list(document.problems)
+        self._meant: set[str] = set()
         try:
             self.settings = model.model_validate(document.data)
         except ValidationError as error:
@@ -75,8 +76,8 @@ class CheckedFile(Generic[Settings]):
             self.report(mistake.loc, mistake.message)
 
     def is_right(self, key: str) -> bool:
-        """Whether what `key` says is known: it has no problem, nor has what it is a part of."""
-        wrong = {problem.key for problem in self.problems}
+        """Whether what `key` says is known: it has no problem, nor has what it is a part of, and is not misspelt."""
+        wrong = {problem.key for problem in self.problems} | self._meant
         parts = key.split(".")
         parents = {".".join(parts[: length + 1]) for length in range(len(parts))}
         return not self._document.is_broken and not parents & wrong
@@ -91,7 +92,7 @@ class CheckedFile(Generic[Settings]):
     def _report_detail(self, detail: ErrorDetails) -> None:
         loc = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            self._add(self._document.key_place(loc), loc, _unknown_key(str(loc[-1]), _keys(self._model, loc[:-1])))
+            self._report_unknown_key(loc)
             return
         context = detail.get("ctx", {})
         allowed = context.get("allowed") or context.get("expected") or _STRUCTURES[detail["type"]]
@@ -100,6 +101,13 @@ class CheckedFile(Generic[Settings]):
             return
         remedy = context.get("remedy") or ("leave the key out for the default" if detail["input"] is None else "")
         self.report(loc, f"must be {allowed}, not {self._document.written(loc)}" + (f": {remedy}" if remedy else ""))
+
+    def _report_unknown_key(self, loc: Loc) -> None:
+        known = _keys(self._model, loc[:-1])
+        nearest = difflib.get_close_matches(str(loc[-1]).lower(), known, n=1)
+        self._meant |= {dotted((*loc[:-1], key)) for key in nearest}
+        why = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
+        self._add(self._document.key_place(loc), loc, f"unknown key, {why}")
 
 
 def _of_key(loc: Loc) -> Loc | None:
@@ -134,8 +142,3 @@ def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
                 found = found.model_fields[str(part)].annotation
     # Keys are only unknown where pydantic looked for them, in a model.
     return list(found.model_fields)
-
-
-def _unknown_key(key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key.lower(), known, n=1)
-    return f"unknown key, did you mean {nearest[0]!r}?" if nearest else f"unknown key, known are {', '.join(known)}"

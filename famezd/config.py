@@ -27,7 +27,7 @@ from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
 from famezd.switch.genz import MAX_SID, SID
 from famezd.switch.personality import FAILURES, Personality
-from famezd.yamlmarks import Document, Loc, Problem, dotted
+from famezd.yamlmarks import Document, Loc, Problem, dotted, unreadable
 
 __all__ = [
     "Access",
@@ -544,8 +544,8 @@ def _fabric_files(directory: Path) -> tuple[_FabricFiles, list[Problem]]:
     try:
         found = sorted(path for path in directory.iterdir() if path.name[0] != ".")
     except OSError as error:
-        remedy = ": create it, with a file such as lab.yaml for each fabric" if error.errno == errno.ENOENT else ""
-        return {}, [Problem(directory, 1, 1, "", f"cannot be read: {error.strerror}{remedy}")]
+        create = "create it, with a file such as lab.yaml for each fabric" if error.errno == errno.ENOENT else ""
+        return {}, [Problem(directory, 1, 1, "", unreadable(directory, error, os.R_OK | os.X_OK, create))]
     paths = [path for path in found if path.suffix == ".yaml"]
     problems = [Problem(path, 1, 1, "", why) for path in paths if (why := _wrong_name(path.stem))]
     other = [path for path in found if path.suffix.lower() in (".yml", ".yaml") and path not in paths]

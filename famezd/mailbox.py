@@ -98,8 +98,8 @@ def open_backing(backing: Backing) -> SharedMemory:
         # Another process was quicker between the look and the creation.
         descriptor = _adopt(backing)
     except OSError as e:
-        found = remedy(e.errno, backing.path) or "the directory must be there and ours to write to"
-        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {found}") from e
+        todo = remedy(e, "the directory must be there and ours to write to", backing.path)
+        raise MailboxError(f"cannot make the mailbox {backing.path}: {e.strerror}; {todo}") from e
     lock = None
     try:
         lock = claim(descriptor, backing.path)
@@ -197,9 +197,8 @@ def _unlinked(backing: Backing) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OURS)
     except OSError as e:
-        raise MailboxError(
-            f"cannot make a mailbox in {backing.path}: {e.strerror}; it must be a directory that is ours to write to"
-        ) from e
+        todo = remedy(e, "it must be a directory that is ours to write to", path)
+        raise MailboxError(f"cannot make a mailbox in {backing.path}: {e.strerror}; {todo}") from e
     os.unlink(path)
     try:
         _allocate(descriptor, backing)
@@ -216,9 +215,8 @@ def _adopt(backing: Backing) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         link = " (a symbolic link is not followed)" if os.path.islink(path) else ""
-        raise MailboxError(
-            f"cannot use the mailbox {path}: {e.strerror}{link}; remove it or choose another mailbox.name"
-        ) from e
+        todo = remedy(e, "remove it or choose another mailbox.name", path)
+        raise MailboxError(f"cannot use the mailbox {path}: {e.strerror}{link}; {todo}") from e
     found = os.fstat(descriptor)
     owner = backing.uid if backing.uid >= 0 else os.geteuid()
     wrong = ""

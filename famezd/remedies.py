@@ -1,4 +1,4 @@
-"""What to do where a file cannot be made because of the file system that it would be on, or of the unit that we are in.
+"""What to do where a file cannot be made or opened because of where it is, who we are, or which unit's.
 
 Sources for what units do to the file system: systemd.exec(5); for how a mount tells its origin, proc_pid_mountinfo(5).
 """
@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 
+from famezd.confinement import denial
 from famezd.unit import own_unit
 
 _HOMES = ("/home", "/root", "/run/user")
@@ -17,17 +18,20 @@ _PRIVATE = "/systemd-private-"
 """What the directories are called that PrivateTmp= puts in the place of /tmp and /var/tmp."""
 
 
-def remedy(number: int | None, path: str) -> str | None:
-    """What to do where `path` cannot be made, by the error's number; None where that is no matter of file systems."""
-    folder = os.path.dirname(path)
-    if number == errno.ENOSPC:
+def remedy(
+    error: OSError, otherwise: str, path: str | os.PathLike[str] | None = None, wanted: int = os.R_OK | os.W_OK
+) -> str:
+    """What to do after `error`: about the file system, about what forbids us `path`, or `otherwise`.
+
+    `wanted` is what was asked of the path, as for access(2).
+    """
+    if error.errno == errno.ENOSPC:
         return "free space or inodes there; `df -h` and `df -i` tell which"
-    if number == errno.EROFS:
-        ours = f", or have the unit let us write there: {_drop_in(f'ReadWritePaths={folder}')}" if _is_service() else ""
-        return f"have that file system mounted writable{ours}"
-    if number == errno.EACCES and (home := _hidden_home(path)):
-        return f"the unit hides {home} (ProtectHome=): {_drop_in('ProtectHome=tmpfs', f'BindPaths={folder}')}"
-    return None
+    if error.errno == errno.EROFS:
+        return f"have that file system mounted writable{_or_drop_in(path)}"
+    if path is None:
+        return otherwise
+    return _hidden(error, os.fspath(path)) or denial(error, path, wanted) or otherwise
 
 
 def invisible(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
@@ -44,10 +48,12 @@ def invisible(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     return f"{why}: choose another path, or {_drop_in('PrivateTmp=no', f'ReadWritePaths={top}')}"
 
 
-def _is_service() -> bool:
-    """Whether we are a service, and not but started by somebody whose session is one."""
+def _or_drop_in(path: str | os.PathLike[str] | None) -> str:
     unit = own_unit()
-    return unit is not None and not unit[0].startswith("user@")
+    if path is None or unit is None or unit[0].startswith("user@"):
+        # Started by somebody whose session is a unit, at most.
+        return ""
+    return f", or have the unit let us write there: {_drop_in(f'ReadWritePaths={os.path.dirname(path)}')}"
 
 
 def _drop_in(*lines: str) -> str:
@@ -55,9 +61,10 @@ def _drop_in(*lines: str) -> str:
     return f"`systemctl {'--user ' * is_users}edit {name}`, with [Service] and {' and '.join(lines)}, and restart it"
 
 
-def _hidden_home(path: str) -> str | None:
-    """The directory of homes over `path` that is hidden from us: systemd mounts one over it that nobody may enter."""
+def _hidden(error: OSError, path: str) -> str:
+    """What to do where the unit hides the homes, over which systemd mounts what nobody may enter; "" elsewhere."""
     for home in _HOMES:
-        if path.startswith(f"{home}/") and stat.S_IMODE(os.stat(home).st_mode) == 0:
-            return home
-    return None
+        if error.errno == errno.EACCES and path.startswith(f"{home}/") and stat.S_IMODE(os.stat(home).st_mode) == 0:
+            lines = "ProtectHome=tmpfs", f"BindPaths={os.path.dirname(path)}"
+            return f"the unit hides {home} (ProtectHome=): {_drop_in(*lines)}"
+    return ""

@@ -10,6 +10,7 @@ A mistake does not end the reading where it can go on: what is wrong is noted an
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from yaml.parser import Parser
 from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
+
+from famezd.remedies import remedy
 
 MAX_BYTES = 1 << 20
 """The longest file that is read: a fabric takes less than a thousandth of it."""
@@ -143,7 +146,7 @@ class Document:
         try:
             content = _content(path)
         except OSError as error:
-            return cls.broken(path, _START, f"cannot be read: {error.strerror}")
+            return cls.broken(path, _START, unreadable(path, error, os.R_OK))
         if len(content) > MAX_BYTES:
             return cls.broken(path, _START, f"is longer than {MAX_BYTES} bytes")
         try:
@@ -265,6 +268,14 @@ class Document:
     def _wrong(self, place: Place, loc: Loc, message: str) -> object:
         self.problems.append(self.problem(place, loc, message))
         return _WRONG
+
+
+def unreadable(path: Path, error: OSError, wanted: int, otherwise: str = "") -> str:
+    """Say why the file or directory at `path` cannot be read, and what to do; `wanted` is as for access(2)."""
+    if isinstance(error, PermissionError):
+        otherwise = f"user id {os.geteuid()} must be able to read it"
+    todo = remedy(error, otherwise, path, wanted)
+    return f"cannot be read: {error.strerror}" + (f": {todo}" if todo else "")
 
 
 def dotted(loc: Loc) -> str:

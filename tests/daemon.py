@@ -45,6 +45,8 @@ class Famezd:
             (directory / "fabrics.d" / f"{name}.yaml").write_text(yaml.safe_dump(named))
         self.options: list[str | Path] = []
         """Further ones."""
+        self.under: list[str | Path] = []
+        """What runs it, such as setpriv with its options."""
         self.printed = ""
 
     def __enter__(self) -> Self:
@@ -65,7 +67,7 @@ class Famezd:
         environ = os.environ | {"RUNTIME_DIRECTORY": str(self.runtime)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "famezd", "-c", self.config, *self.options],
+                [*self.under, BIN / "famezd", "-c", self.config, *self.options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environ,

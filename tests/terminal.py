@@ -59,6 +59,10 @@ class Terminal:
         """Presses keys by tmux's names, such as C-c or Tab."""
         self._run("send-keys", *keys)
 
+    def resize(self, width: int) -> None:
+        """Makes it so many characters wide."""
+        self._run("resize-window", "-x", str(width), "-y", str(HEIGHT))
+
     def screen(self) -> list[str]:
         """The lines that it shows and has shown, those below the last one left out."""
         return self._run("capture-pane", "-p", "-S", "-").rstrip().splitlines()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from typing import Any
 
 from famezd.errors import FamezError
 
+_NAMESPACES = {"qemu": "http://libvirt.org/schemas/domain/qemu/1.0"}
 _NO_BINDINGS = """\
 cannot attach: Python's libvirt bindings cannot be loaded ({why}); run `apt install python3-libvirt`, or `pip install \
 'famezd[libvirt]'` where famezd is, or paste what `famezctl libvirt {fabric}` prints by `virsh edit {domain}`"""
@@ -83,8 +85,9 @@ def _attach(libvirt: Any, domain: Any, fabric: str, element: str, later: bool) -
     if later and not config:
         raise AttachError(f"domain {domain.name()} has no definition that is kept: attach it without --config")
     wanted = {
-        libvirt.VIR_DOMAIN_AFFECT_LIVE: live and not _has(domain.XMLDesc(), element),
-        libvirt.VIR_DOMAIN_AFFECT_CONFIG: config and not _has(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), element),
+        libvirt.VIR_DOMAIN_AFFECT_LIVE: live and not has_device(domain.XMLDesc(), element),
+        libvirt.VIR_DOMAIN_AFFECT_CONFIG: config
+        and not has_device(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), element),
     }
     flags = sum(flag for flag, really in wanted.items() if really)
     if flags:
@@ -95,9 +98,18 @@ def _attach(libvirt: Any, domain: Any, fabric: str, element: str, later: bool) -
     return {"domain": domain.name(), "fabric": fabric, "live": live, "config": config, "already": not flags}
 
 
-def _has(domain: str, element: str) -> bool:
-    """Whether a domain has a device at the same socket."""
-    return _path(ET.fromstring(element)) in map(_path, ET.fromstring(domain).iterfind("devices/shmem"))  # noqa: S314 (libvirt's)
+def has_device(domain: str, element: str) -> bool:
+    """Whether a domain, by its XML, has a device at the same socket as `element`, in whichever form."""
+    return _path(ET.fromstring(element)) in _paths(ET.fromstring(domain))  # noqa: S314 (libvirt's)
+
+
+def _paths(domain: ET.Element) -> Iterator[str | None]:
+    yield from map(_path, domain.iterfind("devices/shmem"))
+    for argument in domain.iterfind("qemu:commandline/qemu:arg", _NAMESPACES):
+        # A character device, as -chardev has it: in its values a comma is doubled.
+        kind, *properties = argument.get("value", "").replace(",,", "\0").split(",")
+        if kind == "socket":
+            yield dict(p.replace("\0", ",").split("=", 1) for p in properties if "=" in p).get("path")
 
 
 def _path(shmem: ET.Element) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from famezd.errors import FamezError
+from famezd.remedies import remedy
 
 ANSWERS_WITHIN = 10.0
 """Seconds for a question."""
@@ -57,7 +58,7 @@ def _request(control: Path, method: str, resource: str, timeout: float, body: st
         # What there is no such resource for is not answered by us, and so not in JSON.
         answer = json.loads(said) if response.headers.get_content_type() == "application/json" else {}
     except PermissionError as e:
-        raise ControlError(f"permission denied: {control}; {_way_in(control)}") from e
+        raise ControlError(f"permission denied: {control}; {remedy(e, _way_in(control), control, os.W_OK)}") from e
     except (FileNotFoundError, ConnectionRefusedError) as e:
         raise NobodyAnswersError(
             f"nobody answers at {control}; is famezd running? `systemctl status famezd` tells"

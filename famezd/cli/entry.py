@@ -6,11 +6,13 @@ that has gone, end it quietly: with the statuses that a shell gives to a program
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 
+NOT_DONE = 1
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 
@@ -41,6 +43,9 @@ def run(module: str) -> int:
     if ours:
         # An exception in the midst of an import may be taken for the import's own failure, or be lost.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    if sys.stdout is None:
+        # It was closed: nobody wants to read it, and no file that is opened should come to be in its place.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     main = importlib.import_module(module).main
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,13 +53,18 @@ def run(module: str) -> int:
         try:
             status: int = main()
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         discard_output()
         return NOBODY_READS
+    except OSError as e:
+        if e.errno != errno.ENOSPC or e.filename is not None:
+            raise
+        discard_output()
+        print(f"{os.path.basename(sys.argv[0])}: cannot write the output: {e.strerror}", file=sys.stderr)
+        return NOT_DONE
     return status
 
 

@@ -46,7 +46,11 @@ _RULE_KEYS = ("src", "dst", "vector", "drop", "delay", "duplicate", "block", "co
 
 def main() -> int:
     """Runs one verb; returns its exit status."""
-    arguments = make_parser().parse_args()
+    parser = make_parser()
+    arguments = parser.parse_args()
+    for name in ("fabric", "peer", "domain"):
+        if getattr(arguments, name, None) == "":
+            parser.error(f"{name.upper()} must not be empty")
     path = arguments.socket or default_control_socket()
     try:
         if arguments.verb == "watch":

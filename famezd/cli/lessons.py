@@ -85,6 +85,14 @@ LESSONS: Final = {
         "A machine that is disconnected has to be started again: QEMU does not connect a second time.",
         (("famezctl kick lab 3", "by its id"), ("famezctl kick lab vm7", "by its name")),
     ),
+    "fault": Lesson(
+        "Each of its verbs explains itself with --help; docs/faults.md tells what can be done by it.",
+        (
+            ("famezctl fault add lab 1 2 --drop 10%", "lose a tenth of what 1 rings 2"),
+            ("famezctl fault list lab", "the rules, and how often each struck"),
+            ("famezctl fault clear lab", "all is well again"),
+        ),
+    ),
     "fault add": Lesson(
         "The rule is in force at once, and until it is cleared.",
         (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,7 +100,10 @@ class Screen:
     def draw(self, text: str) -> None:
         """Shows the text, as much of it as there is room for."""
         self.shown = text if shows_colours(sys.stdout) else without_paint(text)
-        lines = self.shown.splitlines()[: shutil.get_terminal_size().lines]
+        lines, room = self.shown.splitlines(), shutil.get_terminal_size().lines
+        if len(lines) > room:
+            # What is left out may be what matters most.
+            lines[room - 1 :] = [f"... {len(lines) - room + 1} more lines: there is no room for them here"]
         # Drawn over what is there, so that nothing flickers.
         sys.stdout.write(_HOME + "\n".join(line + _REST_OF_LINE for line in lines) + _REST_OF_SCREEN)
         sys.stdout.flush()
@@ -109,6 +113,10 @@ class Screen:
 def whole_screen() -> Iterator[Screen]:
     """Takes the terminal's screen over; at the end it is as it was, with what was drawn last below."""
     screen = Screen()
+    # Whoever ends us so should find the terminal as it was, too.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # It is waited for by `resized`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
     sys.stdout.write(_ENTER)
     try:
         yield screen
@@ -116,3 +124,9 @@ def whole_screen() -> Iterator[Screen]:
         sys.stdout.write(_LEAVE)
         if screen.shown:
             print(screen.shown)
+        signal.signal(signal.SIGTERM, before)
+
+
+def resized(seconds: float) -> bool:
+    """Waits so long; returns at once, and whether it did, when the terminal that `whole_screen` took is resized."""
+    return signal.sigtimedwait({signal.SIGWINCH}, seconds) is not None

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from famezd.cli.control import ControlError, get
 from famezd.cli.render import show_status, show_traffic
-from famezd.cli.terminal import RED, columns, is_screen, paint, say, whole_screen
+from famezd.cli.terminal import RED, columns, is_screen, paint, resized, say, whole_screen
 
 Look = Callable[[], dict[str, Any]]
 
@@ -32,12 +32,21 @@ def watch(control: Path, fabric: str | None, seconds: float, *, as_json: bool) -
         with _output(seconds, as_json=as_json) as output:
             while True:
                 output(json.dumps(seen) if as_json else show(seen))
-                time.sleep(seconds)
+                if _pause(seconds, as_json=as_json):
+                    continue
                 while (again := _look_again(look, output, as_json=as_json)) is None:
                     time.sleep(seconds)
                 seen = again
     except KeyboardInterrupt:
         return 0
+
+
+def _pause(seconds: float, *, as_json: bool) -> bool:
+    """Waits for the next look, or until what was seen is to be shown anew, on a screen of another size."""
+    if as_json or not is_screen(sys.stdout):
+        time.sleep(seconds)
+        return False
+    return resized(seconds)
 
 
 def _status(seen: dict[str, Any]) -> str:

@@ -11,8 +11,10 @@ from collections import Counter
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from famezd.confinement import confinement
 from famezd.errors import FamezError
 from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, PeerId, PeerLeft, VectorAdded
+from famezd.remedies import remedy
 
 QUIET = 0.05
 """Seconds without a message after which a client that is alone takes its set-up for complete.
@@ -72,16 +74,14 @@ class Peer:
 
         Raises ClientError if that is not so within `timeout` seconds, or the fabric refuses.
         """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(timeout)
-            connection.connect(os.fspath(path))
+            connection = _connected(os.fspath(path), timeout)
         except OSError as e:
-            connection.close()
-            remedy = "is famezd running? `famezctl status` tells the sockets"
+            usual = "is famezd running? `famezctl status` tells the sockets"
             if isinstance(e, PermissionError):
-                remedy = "run as a user, or in a group, that may write to it: `socket:` in the fabric's file says which"
-            raise ClientError(f"cannot join {path}: {e.strerror or e}; {remedy}") from e
+                usual = "run as a user, or in a group, that may write to it: `socket:` in the fabric's file says which"
+            todo = remedy(e, usual, path, os.W_OK)
+            raise ClientError(f"cannot join {path}: {e.strerror or e}; {todo}") from e
         peer = cls(connection)
         try:
             peer._set_up(time.monotonic() + timeout)
@@ -207,7 +207,7 @@ class Peer:
     def _understand(self, data: bytes, descriptors: list[Descriptor], flags: int) -> list[Event]:
         try:
             if flags & socket.MSG_CTRUNC:
-                raise ClientError("a descriptor was lost; raise this process's limit of open files")
+                raise ClientError(f"a descriptor was lost; {self._why_lost()}")
             if not data:
                 self._protocol.end()
                 raise ClientError("the server has ended the membership")
@@ -233,6 +233,20 @@ class Peer:
                     events.append(Joined(event.peer))
         return events
 
+    def _why_lost(self) -> str:
+        """What to do about a descriptor that was sent and did not arrive."""
+        confined = confinement() if self._has_room() else None
+        # What confines a process looks at each file that it is given, too.
+        return "raise this process's limit of open files" if confined is None else f"{confined}; {confined.remedy}"
+
+    def _has_room(self) -> bool:
+        """Whether there can be one more descriptor."""
+        try:
+            os.close(os.dup(self._connection.fileno()))
+        except OSError:
+            return False
+        return True
+
     def _end(self) -> None:
         self.ended = True
         # Level-triggered, it would be readable for ever.
@@ -245,3 +259,14 @@ class Peer:
         except BlockingIOError:
             return 0
         return int.from_bytes(self._count, "little")
+
+
+def _connected(path: str, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection

@@ -66,7 +66,7 @@ def listen(path: str, *, uid: int = -1, gid: int = -1, mode: int = 0o660) -> soc
             with contextlib.suppress(OSError):
                 os.unlink(path)
         # What Python itself refuses, such as a path that is too long, has no error number.
-        raise ListenerError(f"cannot listen on {path}: {e.strerror or e}{_remedy(e, path)}") from e
+        raise ListenerError(f"cannot listen on {path}: {_told(e, path)}") from e
     finally:
         os.umask(umask)
     return listener
@@ -82,7 +82,12 @@ def give_socket(path: str, *, uid: int, gid: int, mode: int) -> None:
     except FileNotFoundError as e:
         raise ListenerError(f"the socket {path} was removed, nobody can join; restart the fabric") from e
     except OSError as e:
-        raise ListenerError(f"cannot give {path} its owner, group and mode: {e.strerror}{_remedy(e, path)}") from e
+        raise ListenerError(f"cannot give {path} its owner, group and mode: {_told(e, path)}") from e
+
+
+def _told(error: OSError, path: str) -> str:
+    todo = remedy(error, _REMEDIES.get(error.errno or 0, ""), path)
+    return f"{error.strerror or error}" + (f"; {todo}" if todo else "")
 
 
 def _give(path: str, uid: int, gid: int, mode: int) -> None:
@@ -111,19 +116,13 @@ def unlink(path: str, of: tuple[int, int] | None) -> None:
             os.unlink(path)
 
 
-def _remedy(error: OSError, path: str) -> str:
-    """What to do about an error of a socket's file, after a semicolon; "" where nobody knows."""
-    found = remedy(error.errno, path) or _REMEDIES.get(error.errno or 0)
-    return f"; {found}" if found else ""
-
-
 def _make_way(path: str) -> None:
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     except OSError as e:
-        raise ListenerError(f"cannot listen on {path}: {e.strerror}{_remedy(e, path)}") from e
+        raise ListenerError(f"cannot listen on {path}: {_told(e, path)}") from e
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenerError(f"cannot listen on {path}: there is a file that is no socket; move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:

@@ -49,6 +49,8 @@ class Switch:
         self.switch = personality.first_id + settings.peers
         self.is_peer = has_switch(personality, settings)
         self.options: Mapping[str, str] = settings.personality_options
+        self._asking: int | None = None
+        """Whose message or doorbell the switch sees to now."""
         self.memory = memory
         self._members: set[int] = set()
         self._page = page
@@ -85,8 +87,12 @@ class Switch:
             self._messenger.send(peer, text)
 
     def log(self, event: str, **fields: object) -> None:
-        """Logs `event`, one line; a guest that causes many loses all but a few a second."""
-        self._log.say_as("personality", log.INFO, event, **fields)
+        """Logs `event`, one line; a guest that causes many loses all but a few a second, and no other guest's."""
+        self._log.say_as(self._kind("personality"), log.INFO, event, **fields)
+
+    def _kind(self, event: str) -> str:
+        """The kind of a line: a separate one for each peer that can cause it."""
+        return event if self._asking is None else f"{event}, caused by peer {self._asking}"
 
     # What the fabric calls
 
@@ -150,9 +156,11 @@ class Switch:
 
     def doorbell(self, peer: int | None, vector: int, rings: int) -> None:
         """The switch was rung; with slots, on the vector of the peer that has sent a message, if anybody has."""
+        self._asking = vector if self._messenger is not None and vector in self._members else peer
         if self._messenger is None or vector not in self._members or not self._hear(self._messenger, vector):
             self._call("doorbell", peer, vector, rings)
             self._save()
+        self._asking = None
 
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
@@ -212,7 +220,8 @@ class Switch:
 
     def _failed(self, call: str, error: BaseException) -> None:
         self._page.add("personality_errors")
-        self._log.say(log.ERROR, "personality failed", call=call, error=_shown(error))
+        event = "personality failed"
+        self._log.say_as(self._kind(event), log.ERROR, event, call=call, error=_shown(error))
 
     def _save(self) -> None:
         """Writes down what has changed of what the switch knows, and has still to send."""

@@ -79,6 +79,7 @@ class Worker:
         self._manager.confirms = self._supervisor is not None
         succeeding = self._supervisor is not None and _is_to_succeed(self._supervisor)
         ark = Ark(self._manager, given) if self._manager.listens else None
+        self._nobody_left = False
         page = self._find_page(given, personality)
         former = None if ark is None else charter(ark)
         misfits = self._misfits(former, page)
@@ -130,6 +131,7 @@ class Worker:
             except StatsError as e:
                 self._log.say(log.WARNING, f"the counters begin anew: {e}")
                 continue
+            self._nobody_left = not page.occupants()
             if page.shape == self._settings.shape(switch=has_switch(personality, self._settings)):
                 return page
             self._log.say(log.WARNING, "the counters begin anew: the fabric has another size")
@@ -219,10 +221,16 @@ class Worker:
             self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
         else:
             if misfits:
-                self._log.say(log.ERROR, f"fabric ended, its peers are disconnected: {'; '.join(misfits)}")
+                self._tell_end("; ".join(misfits))
             self._fabric.start()
             # From now on there may be peers who cannot do without what is stored.
             self._manager.settle()
+
+    def _tell_end(self, why: str) -> None:
+        if self._nobody_left:
+            self._log.say(log.INFO, f"fabric begins anew, nobody was on it: {why}")
+        else:
+            self._log.say(log.ERROR, f"fabric ended, its peers are disconnected: {why}")
 
     def _await_end(self, serving: socket.socket) -> None:
         """Waits for the end of the worker that serves still; raises StartError if it goes on after all."""

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from famezd.config import Config, Control, Http
 from famezd.errors import FamezError
-from famezd.fabric.listener import identity, listen, unlink
+from famezd.fabric.listener import ListenerError, give_socket, identity, listen, unlink
 
 HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""
@@ -97,14 +97,22 @@ class Server:
         for site in former:
             await site.stop()
 
-    def permit(self, control: Control) -> None:
-        """Gives the control socket other permissions."""
-        if self._socket is not None:
-            path, _ = self._socket
-            # Nobody may connect meanwhile who may not in the end.
-            os.chmod(path, 0)
-            os.chown(path, _number(control.uid), _number(control.gid))
-            os.chmod(path, control.mode)
+    def permit(self, control: Control, former: Control) -> None:
+        """Gives the control socket other permissions; raises ListenerError if they are not ours to give.
+
+        Then it keeps those that it has, which `former` says.
+        """
+        if self._socket is None:
+            return
+        path, _ = self._socket
+        if identity(path) is None:
+            raise ListenerError(f"the socket {path} was removed, nobody can ask famezd; restart famezd")
+        try:
+            give_socket(path, uid=_number(control.uid), gid=_number(control.gid), mode=control.mode)
+        except ListenerError:
+            with contextlib.suppress(ListenerError):
+                give_socket(path, uid=_number(former.uid), gid=_number(former.gid), mode=former.mode)
+            raise
 
     async def stop(self) -> None:
         """Ends both, and removes the control socket."""

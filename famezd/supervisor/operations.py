@@ -14,6 +14,7 @@ import structlog
 from famezd.config import Config, ConfigError, Problem, load
 from famezd.configreport import report
 from famezd.errors import FamezError
+from famezd.fabric.listener import ListenerError
 from famezd.faultsettings import read_fault
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import HttpError, bind
@@ -132,12 +133,12 @@ class Operations:
             if not force and (refused := list(removals(service.path, service.workers, config))):
                 raise ConfigError(refused)  # noqa: TRY301 (one among those of the calls around it)
             listener = self._bind(config)
+            self._permit(config, listener)
         except ConfigError as e:
             service.refuse(e)
             raise
         service.config_view = ConfigView(True, time.time(), ())
         configure(config.log.level, config.log.format)
-        service.http.permit(config.control)
         if service.http.moves(config.http.address):
             await service.http.move(config.http.address, listener)
         reloaded = Reloaded()
@@ -162,6 +163,16 @@ class Operations:
             return bind(*config.http.address)
         except HttpError as e:
             raise ConfigError([Problem(service.path, 1, 1, "http.listen", str(e))]) from e
+
+    def _permit(self, config: Config, listener: socket.socket | None) -> None:
+        """Gives the control socket its permissions; raises ConfigError, without `listener`, if it cannot have them."""
+        service = self._service
+        try:
+            service.http.permit(config.control, service.accepted.config.control)
+        except ListenerError as e:
+            if listener is not None:
+                listener.close()
+            raise ConfigError([Problem(service.path, 1, 1, "control", str(e))]) from e
 
     async def _remove(self, config: Config, reloaded: Reloaded) -> None:
         workers = self._service.workers

@@ -30,8 +30,8 @@ def runtime_directory(config: Config) -> Iterator[None]:
     except OSError as e:
         where = f" ({e.filename})" if e.filename not in (None, str(path)) else ""
         other = f"set runtime_directory to one that user id {os.geteuid()} can write to"
-        found = remedy(e.errno, str(config.lock_file))
-        todo = f"{found}, or {other}" if found else other
+        about = remedy(e, "", e.filename or path)
+        todo = f"{about}, or {other}" if about else other
         raise RuntimeDirectoryError(f"cannot use the runtime directory {path}: {e.strerror}{where}; {todo}") from e
     try:
         yield

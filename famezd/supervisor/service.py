@@ -192,7 +192,7 @@ class Service:
             path.unlink(missing_ok=True)
             listening = NotifySocket(str(path))
         except OSError as e:
-            todo = remedy(e.errno, str(path)) or "move away what is there"
+            todo = remedy(e, "move away what is there", path)
             raise ServiceError(
                 f"cannot make {path}, where workers talk to famezd: {e.strerror or e}; {todo}, "
                 f"or set another runtime_directory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from famezd.client import Doorbell, Peer
 from tests.daemon import BIN, PATIENCE, Famezd, eventually
 from tests.libvirt.libvirtd import GROUP, QEMU_USER, Domain, Libvirtd, bindings
 from tests.qemu.device import IvshmemDevice
+from tests.system.test_famezctl import documented
 
 LAB = {"peers": 4, "vectors": 4, "socket": {"group": GROUP}, "pins": {2: {"socket": True}}}
 """Who is no member of GROUP cannot join, and QEMU's user is one by /etc/group alone."""
@@ -130,11 +132,29 @@ def test_a_domain_is_attached_while_it_runs_and_comes_back(famezd: Famezd, libvi
             ring_each_other(peer, device)
 
 
+def test_a_domain_that_has_the_device_in_qemus_arguments_keeps_that(
+    famezd: Famezd, libvirtd: Libvirtd, attach: Attach
+) -> None:
+    arguments = famezd.ctl("libvirt", "lab", "--commandline").stdout
+    with Domain(libvirtd, "web", commandline=arguments) as domain:
+        assert attach.done("web", "lab") == "domain web is on fabric lab already, from its next start on\n"
+        domain.start()
+        assert attach.done("web", "lab") == "domain web is on fabric lab already, now and from its next start on\n"
+        await_members(famezd, ("lab", "0", "web"))
+        # At another socket it is another device.
+        assert attach.done("web", "lab", "--port", "2", "--config").endswith(" lab, from its next start on\n")
+        assert "<shmem" not in libvirtd.virsh("dumpxml", "web")
+        assert "<shmem" in libvirtd.virsh("dumpxml", "--inactive", "web")
+
+
 def test_a_domain_that_does_not_run_is_attached_for_its_next_start(
     famezd: Famezd, libvirtd: Libvirtd, attach: Attach
 ) -> None:
     with Domain(libvirtd, "web") as domain:
         assert attach.done("web", "lab", "--port", "2") == "domain web is on fabric lab, from its next start on\n"
+        answer = json.loads(attach.done("web", "lab", "--port", "2", "--json"))
+        assert answer == {"domain": "web", "fabric": "lab", "live": False, "config": True, "already": True}
+        assert answer.keys() == documented("attach").keys()
         await_members(famezd)
         domain.start()
         await_members(famezd, ("lab", "2", "web"))
@@ -142,7 +162,7 @@ def test_a_domain_that_does_not_run_is_attached_for_its_next_start(
         element = libvirtd.directory / "element.xml"
         element.write_text(famezd.ctl("libvirt", "lab", "--port", "2").stdout)
         libvirtd.virsh("detach-device", "web", str(element), "--config")
-        assert "shmem" not in libvirtd.virsh("dumpxml", "web")
+        assert "<shmem" not in libvirtd.virsh("dumpxml", "web")
 
 
 def test_a_domain_without_a_free_slot_is_attached_for_its_next_start(

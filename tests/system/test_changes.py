@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import yaml
 from famezd.client import ClientError, Doorbell, Peer
 from famezd.mailbox import FileMemory, Slots
 from tests.daemon import PATIENCE, Famezd, eventually
+from tests.needs import need
 
 LAB = {"personality": "genz", "peers": 4, "vectors": 16}
 PLAIN = {"peers": 3, "vectors": 2, "ports": "fresh"}
@@ -301,6 +303,15 @@ def test_what_disconnects_nobody_is_done_at_once(famezd: Famezd) -> None:
         assert famezd.ctl("reload").stdout == "changed: plain\n"
         with famezd.join("plain") as peer:
             assert peer.vectors == 5
+        eventually(
+            lambda: "plain" not in famezd.ctl("diff").stdout and fabric(famezd, "plain")["peers"] == 0, "it has left"
+        )
+        define(famezd, "plain", personality="genz", vectors=16)
+        assert famezd.ctl("reload").stdout == "changed: plain\n"
+    told = famezd.log.read_text()
+    assert "fabric begins anew, nobody was on it: vectors is 5, was 2" in told
+    assert "fabric begins anew, nobody was on it: personality is " in told
+    assert "disconnected" not in told
 
 
 def test_a_reload_tries_again_what_failed(famezd: Famezd) -> None:
@@ -356,6 +367,43 @@ def test_the_log_and_the_control_socket_change(famezd: Famezd) -> None:
         pass
     eventually(lambda: fabric(famezd, "lab")["peers"] == 0, "it has left")
     assert famezd.log.read_text() == before
+
+
+def test_a_control_socket_that_cannot_be_given_away_stays_as_it_is(tmp_path: Path) -> None:
+    with famezd_that_gives_nothing_away(tmp_path) as famezd:
+        path = famezd.runtime / "control.sock"
+        before = path.stat()
+        not_ours = next(g.gr_name for g in grp.getgrall() if g.gr_gid not in (os.getegid(), *os.getgroups()))
+        settle(famezd, control={"group": not_ours, "mode": "0666"})
+        done = famezd.ctl("reload")
+        assert done.returncode == 1
+        assert (
+            f"{famezd.config}:1:1: control: cannot give {path} its owner, group and mode: Operation not" in done.stderr
+        )
+        assert "; run as root, or choose an owner and a group that are ours to give" in done.stderr
+        now = path.stat()
+        assert (now.st_mode, now.st_gid) == (before.st_mode, before.st_gid)
+        assert "configuration refused" in famezd.ctl("status").stdout
+        settle(famezd, control={"mode": "0600"})
+        assert famezd.ctl("reload").returncode == 0
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_control_socket_that_was_removed_is_told_in_the_log(famezd: Famezd) -> None:
+    (famezd.runtime / "control.sock").unlink()
+    famezd.process.send_signal(signal.SIGHUP)
+    told = "control.sock was removed, nobody can ask famezd; restart famezd"
+    eventually(lambda: told in famezd.log.read_text(), "the reload is refused")
+    with famezd.join("lab"):
+        pass
+
+
+def famezd_that_gives_nothing_away(directory: Path) -> Famezd:
+    """A famezd that may not change a file's owner, or its group to one that it is not in, even if it is root."""
+    famezd = Famezd(directory, {"lab": LAB})
+    if os.geteuid() == 0:
+        famezd.under = [need("setpriv", "util-linux"), "--bounding-set=-chown", "--inh-caps=-chown"]
+    return famezd
 
 
 def test_the_runtime_directory_stays(famezd: Famezd, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import pty
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -221,6 +223,32 @@ def test_diff_and_check_refuse_what_a_reload_refuses(famezd: Famezd) -> None:
         assert f"runtime_directory: is {famezd.runtime} as long as famezd runs: restart famezd" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "told"),
+    [(">&-", 0, ""), (">/dev/full", NOT_DONE, "famezctl: cannot write the output: No space left on device\n")],
+)
+@pytest.mark.parametrize("verb", [["status"], ["doorbells", "lab"], ["status", "--json"]])
+def test_output_that_nobody_takes(famezd: Famezd, redirection: str, status: int, told: str, verb: list[str]) -> None:
+    line = f"{shlex.join(ctl(famezd, *verb))} {redirection}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, told)
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        (["peers", ""], "FABRIC"),
+        (["watch", ""], "FABRIC"),
+        (["kick", "lab", ""], "PEER"),
+        (["attach", "", "lab"], "DOMAIN"),
+    ],
+)
+def test_names_that_are_empty(famezd: Famezd, verb: list[str], told: str) -> None:
+    done = famezd.ctl(*verb)
+    assert done.returncode == 2
+    assert f"famezctl: error: {told} must not be empty" in done.stderr
+
+
 def test_what_stands_in_the_files_is_not_for_everybody(famezd: Famezd) -> None:
     for resource in ("check", "diff"):
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -271,13 +299,44 @@ def test_the_schemas_are_those_of_the_files(tmp_path: Path) -> None:
 # watch
 
 
-def test_watch_has_the_screen_until_it_is_interrupted(famezd: Famezd, tmp_path: Path) -> None:
+def shell(famezd: Famezd, directory: Path) -> Terminal:
+    """A terminal with a shell for which famezd is the system's."""
     environ = {"PS1": "$ ", "PATH": f"{BIN}:{os.environ['PATH']}", "RUNTIME_DIRECTORY": str(famezd.runtime)}
+    return Terminal(directory, ["bash", "--norc", "--noprofile"], environ)
 
-    def has(terminal: Terminal, text: str) -> bool:
-        return any(text in line for line in terminal.screen())
 
-    with Terminal(tmp_path, ["bash", "--norc", "--noprofile"], environ) as terminal:
+def has(terminal: Terminal, text: str) -> bool:
+    return any(text in line for line in terminal.screen())
+
+
+def test_watch_fills_a_screen_of_another_size_at_once(famezd: Famezd, tmp_path: Path) -> None:
+    with shell(famezd, tmp_path) as terminal:
+        terminal.resize(250)
+        terminal.type("famezctl watch -n 3600")
+        eventually(lambda: has(terminal, "  SOCKET"), "there is room for all")
+        terminal.resize(80)
+        eventually(lambda: not has(terminal, "  SOCKET") and has(terminal, "  HEALTH"), "there is not")
+        terminal.resize(250)
+        eventually(lambda: has(terminal, "  SOCKET"), "there is again")
+        terminal.press("C-c")
+        terminal.type("echo status $?")
+        terminal.expect("status 0", "$")
+
+
+def test_watch_gives_the_screen_back_to_whoever_ends_it(famezd: Famezd, tmp_path: Path) -> None:
+    with shell(famezd, tmp_path) as terminal:
+        terminal.expect("$")
+        terminal.type("bash -c 'echo $$ > pid; exec famezctl watch -n 3600'")
+        eventually(lambda: has(terminal, "famezctl watch, every 3600 s: "), "it has the screen")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        eventually(lambda: terminal.screen()[-1] == "$", "it ends")
+        assert terminal.screen()[0].startswith("$ bash -c")
+        terminal.type("echo status $?")
+        terminal.expect("status 143", "$")
+
+
+def test_watch_has_the_screen_until_it_is_interrupted(famezd: Famezd, tmp_path: Path) -> None:
+    with shell(famezd, tmp_path) as terminal:
         terminal.expect("$")
         terminal.type("famezctl watch -n 0.1")
         eventually(lambda: has(terminal, "famezctl watch, every 0.1 s: "), "it shows what it does")
@@ -435,7 +494,7 @@ def test_the_document_shows_the_json_that_there_is(famezd: Famezd) -> None:
         real["fault-add"] = answer(famezd, "fault", "add", "lab", "1", "2", "--drop", "10%")
         real["fault-list"] = answer(famezd, "fault", "list", "lab")
         real["fault-clear"] = answer(famezd, "fault", "clear", "lab")
-        for verb in ("peers", "doorbells", "qemu", "switch"):
+        for verb in ("peers", "doorbells", "qemu", "libvirt", "switch"):
             real[verb] = answer(famezd, verb, "lab")
         real["status"] = answer(famezd, "status")
         command = ctl(famezd, "watch", "lab", "--json")
@@ -451,7 +510,8 @@ def test_the_document_shows_the_json_that_there_is(famezd: Famezd) -> None:
         real["reload"] = answer(famezd, "reload", "--force")
         define(famezd, "lab", peers=0)
         real["check"] = answer(famezd, "check", status=NOT_DONE)
-    assert set(real) == set(re.findall(r"^```json (\S+)$", DOCUMENT.read_text(), re.MULTILINE))
+    # What `attach` answers is held against the document where there is a libvirt.
+    assert {*real, "attach"} == set(re.findall(r"^```json (\S+)$", DOCUMENT.read_text(), re.MULTILINE))
     for name, found in real.items():
         assert_same_shape(documented(name), found, name)
 

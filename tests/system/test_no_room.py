@@ -87,27 +87,35 @@ def test_no_room_for_a_mailbox(famezd: Famezd, options: str, why: str, remedy: s
     assert remedy in said
 
 
-def test_a_fabric_for_which_there_is_no_room_harms_no_other(famezd: Famezd) -> None:
-    done = with_mount("size=64k", SHM, [sys.executable, "-m", __name__, str(famezd.config.parent)])
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("full", f" of 4194304 bytes: {FULL}; free space there or choose a smaller mailbox.size"),
+        ("read-only", f": {READ_ONLY}; {WRITABLE}; in a unit ReadWritePaths= may be what is missing"),
+    ],
+)
+def test_a_fabric_for_which_there_is_no_room_harms_no_other(famezd: Famezd, what: str, why: str) -> None:
+    done = with_mount("size=64k", SHM, [sys.executable, "-m", __name__, what, str(famezd.config.parent)])
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["status"] == 3
-    assert re.fullmatch(
-        rf"fabric big failed: cannot make the mailbox /dev/shm/famez-big of 4194304 bytes: {FULL}; free space there or"
-        r" choose a smaller mailbox.size",
-        told["said"],
-    )
+    assert told["said"] == f"fabric big failed: cannot make the mailbox /dev/shm/famez-big{why}"
     assert told["states"] == {"big": "failed", "lab": "serving"}
     assert told["id"] == 1
 
 
-def reload_without_room(directory: Path) -> dict[str, object]:
+def reload_without_room(what: str, directory: Path) -> dict[str, object]:
     """What a famezd says that is to serve one fabric more than there is room for."""
     with Famezd(directory, {"lab": LAB}) as famezd:
         (directory / "fabrics.d" / "big.yaml").write_text(yaml.safe_dump({"mailbox": {"size": "4M"}}))
+        if what == "read-only":
+            # One in which files are open to be written to cannot be made read-only, but another can stand before it.
+            subprocess.run([need("mount", "mount"), "-t", "tmpfs", "-o", "ro", "tmpfs", SHM], check=True)
         done = famezd.ctl("reload")
         fabrics = json.loads(famezd.ctl("--json", "status").stdout)["fabrics"]
         with famezd.join("lab") as peer:
+            if what == "read-only":
+                subprocess.run([need("umount", "mount"), SHM], check=True)
             return {
                 "status": done.returncode,
                 "said": done.stdout.strip(),
@@ -117,4 +125,4 @@ def reload_without_room(directory: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(reload_without_room(Path(sys.argv[1]))))
+    print(json.dumps(reload_without_room(sys.argv[1], Path(sys.argv[2]))))

@@ -25,8 +25,10 @@ class Recorder(log.Log):
     def __init__(self) -> None:
         super().__init__()
         self.said: list[tuple[str, dict[str, object]]] = []
+        self.kinds: list[str] = []
 
     def say_as(self, kind: str, priority: int, event: str, /, **fields: object) -> None:
+        self.kinds.append(kind)
         self.said.append((event, {key: str(value) if key == "error" else value for key, value in fields.items()}))
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +40,7 @@ from famezd.fabric.pins import Pins
 from famezd.supervisor.settings import worker_settings
 from famezd.switch.personality import Personality
 from famezd.switch.plain import Plain
+from tests.unit.users import unprivileged
 
 SHM = Path("/dev/shm")
 EXAMPLES = Path(__file__).parents[2] / "etc" / "famez"
@@ -269,6 +268,13 @@ FABRIC_MISTAKES = [
     ("personality: genz\ngenz: {silent: 'no'}", "2:16: genz.silent: must be true or false, not 'no'"),
     ("personality: genz\ngenz: {sid: 65536}", "2:13: genz.sid: must be an integer from 0 to 65535, not 65536"),
     ("personality: genz\ngenz: {sids: 1}", "2:8: genz.sids: unknown key, did you mean 'sid'?"),
+    # What follows only from a misspelt key or name is not told.
+    ("personalty: genz\ngenz: {sid: 1}", "1:1: personalty: unknown key, did you mean 'personality'?"),
+    (
+        "personality: gens\ngenz: {sid: 1}",
+        "1:14: personality: must be the name of a personality, not 'gens': those installed are genz, plain",
+    ),
+    ("mailbox: {backin: file, path: /a}", "1:11: mailbox.backin: unknown key, did you mean 'backing'?"),
     ("options: 1", "1:10: options: {options}, not 1"),
     (
         "personality: genz\ngenz: {silent: true}\nfaults: [{dst: switch, drop: 1}]",
@@ -600,7 +606,8 @@ class TestFiles:
             path = write_in(Path(directory), "", {"a": ""})
             (path.parent / "fabrics.d" / "a.yaml").chmod(0)
             with unprivileged():
-                assert problems(path) == ["fabrics.d/a.yaml:1:1: cannot be read: Permission denied"]
+                todo = f"user id {os.geteuid()} must be able to read it"
+                assert problems(path) == [f"fabrics.d/a.yaml:1:1: cannot be read: Permission denied: {todo}"]
 
     def test_byte_order_mark(self, write: Write) -> None:
         assert problems(write(a="\ufeffx: 1"))[0].startswith("fabrics.d/a.yaml:1:1: x: ")
@@ -756,18 +763,6 @@ def install(monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
         EntryPoint("plain", "famezd.switch.plain:Plain", "famezd.personalities"),
     ]
     monkeypatch.setattr(kinds, "entry_points", lambda group: points)
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Be nobody for a while if root, who may read everything."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(pwd.getpwnam("nobody").pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 SECTIONS: dict[type[MainSettings] | type[FabricSettings], list[str]] = {

@@ -89,6 +89,20 @@ def test_a_message_that_it_calls_malformed_is_none_of_its_errors(make: Make) -> 
     works(rig)
 
 
+def test_what_one_peer_causes_uses_up_no_other_peers_lines(make: Make) -> None:
+    rig = make(Echo)
+    rig.send(1, "malformed")
+    rig.send(2, "malformed")
+    rig.send(2, "raise")
+    rig.switch.log("of its own accord")
+    assert rig.logger.kinds == [
+        "personality, caused by peer 1",
+        "personality, caused by peer 2",
+        "personality failed, caused by peer 2",
+        "personality",
+    ]
+
+
 def _raise(*_: object) -> None:
     raise ValueError("no")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from famezd.cli.render import show_traffic
-from famezd.cli.terminal import RED, Painted, paint, shows_colours, table, without_paint
+from famezd.cli.terminal import RED, Painted, Screen, paint, shows_colours, table, without_paint
 from famezd.cli.watch import Traffic
 
 
@@ -67,3 +68,17 @@ def test_paint_takes_no_room() -> None:
     drawn = table([("A", "B"), (Painted("x", RED), "y"), ("long", "z")])
     assert paint("x", RED) in drawn
     assert without_paint(drawn).splitlines() == ["A     B", "x     y", "long  z"]
+
+
+@pytest.mark.parametrize(
+    ("room", "shown"), [("5", "0\n1\n2\n3\n4"), ("4", "0\n1\n2\n... 2 more lines: there is no room for them here")]
+)
+def test_a_screen_says_what_it_has_no_room_for(
+    room: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LINES", room)
+    monkeypatch.setenv("COLUMNS", "80")
+    screen = Screen()
+    screen.draw("0\n1\n2\n3\n4")
+    assert re.sub("\x1b\\[[0-9]*[HJK]", "", capsys.readouterr().out) == shown
+    assert screen.shown == "0\n1\n2\n3\n4", "at the end there is room for all"
