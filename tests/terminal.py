@@ -23,8 +23,11 @@ WIDTH, HEIGHT = 140, 50
 class Terminal:
     """One terminal, in which a program runs until the end of the `with` block."""
 
-    def __init__(self, directory: Path, command: Sequence[str | Path], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, command: Sequence[str | Path], environ: Mapping[str, str], patience: float = PATIENCE
+    ) -> None:
         """The program starts in `directory`, with `environ` added to its environment."""
+        self._patience = patience
         self._tmux = [
             str(need("tmux", "tmux")),
             "-S",
@@ -83,7 +86,7 @@ class Terminal:
         self._await(lambda seen: normal(seen) == normal(lines), lines)
 
     def _await(self, true: Callable[[list[str]], bool], lines: Sequence[str]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while not true(seen := self.screen()):
             shown, expected = "\n".join(seen), "\n".join(lines)
             assert time.monotonic() < deadline, f"the screen shows:\n{shown}\n--- instead of:\n{expected}"

@@ -36,6 +36,13 @@ class Option(NamedTuple):
     wanted: str
     """What its argument can be, as in `Place`."""
     help: str
+    optional: bool
+    """Whether it does without its argument, so that the word that follows may be another's."""
+
+    @property
+    def takes(self) -> bool:
+        """Whether the word that follows is its argument."""
+        return bool(self.value) and not self.optional
 
 
 class Place(NamedTuple):
@@ -136,7 +143,8 @@ def _option(action: argparse.Action) -> Option:
     takes = action.nargs != 0
     value = str(action.metavar or ("|".join(action.choices) if action.choices else action.dest.upper()))
     wanted = _wanted(action, value)
-    return Option(tuple(action.option_strings), value if takes else "", wanted if takes else "", _help(action))
+    flags, optional = tuple(action.option_strings), action.nargs == "?"
+    return Option(flags, value if takes else "", wanted if takes else "", _help(action), optional)
 
 
 def _wanted(action: argparse.Action, name: str) -> str:

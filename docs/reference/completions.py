@@ -40,7 +40,7 @@ def _bash(command: Command) -> str:
     offers: dict[str, str] = {}
     places: dict[str, str] = {}
     for path, sub in command.walk():
-        takes |= {f"{path} {flag}": option.wanted for flag, option in _flags(sub) if option.value}
+        takes |= {f"{path} {flag}": option.wanted for flag, option in _flags(sub) if option.takes}
         offers[path] = " ".join(flag for flag, _ in _flags(sub))
         places |= {f"{path} {n}": place.wanted for n, place in enumerate(sub.places, 1) if place.wanted}
         if sub.commands:
@@ -113,11 +113,11 @@ def _zsh_dispatch(path: str, sub: Command) -> str:
 
 def _zsh_option(option: Option) -> str:
     text = f"[{_zsh_escaped(option.help)}]"
-    if option.value:
+    if option.takes:
         text += f":{_zsh_escaped(option.value)}:{_zsh_action(option.wanted)}"
     others = f"({' '.join(option.flags)})"
     # With = behind it the value may stand in the same word.
-    flags = [f"{flag}=" if option.value and flag.startswith("--") else flag for flag in option.flags]
+    flags = [f"{flag}=" if option.takes and flag.startswith("--") else flag for flag in option.flags]
     if len(flags) == 1:
         return shlex.quote(f"{others}{flags[0]}{text}")
     return f"{shlex.quote(others)}{{{','.join(flags)}}}{shlex.quote(text)}"
@@ -137,7 +137,7 @@ def _zsh_escaped(text: str) -> str:
 def _fish(command: Command) -> str:
     name = command.name.replace("-", "_")
     found = command.walk()
-    takes = [f"{path} {flag}" for path, sub in found for flag, option in _flags(sub) if option.value]
+    takes = [f"{path} {flag}" for path, sub in found for flag, option in _flags(sub) if option.takes]
     common = _COMMON["fish"].read_text().replace("NAME", name).replace("COMMAND", command.name)
     lines = [
         _head(command),
@@ -155,7 +155,7 @@ def _fish(command: Command) -> str:
 def _fish_lines(name: str, path: str, sub: Command) -> Iterator[str]:
     for option in sub.options:
         flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags)
-        needed = ("-r " if option.wanted == "@files" else "-x ") if option.value else ""
+        needed = ("-r " if option.wanted == "@files" else "-x ") if option.takes else ""
         wanted = _fish_wanted(name, option.wanted)
         yield f"-n '__{name}_in {path}' {flags} {needed}{wanted}-d {_fish_quote(option.help)}"
     for inner in sub.commands:

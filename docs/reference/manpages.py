@@ -57,7 +57,8 @@ def _options(options: Sequence[Option]) -> str:
 
 
 def _flag(option: Option, flag: str) -> str:
-    return f"Fl {flag[1:]}" + (f" Ar {option.value}" if option.value else "")
+    argument = f" {'Op ' if option.optional else ''}Ar {option.value}" if option.value else ""
+    return f"Fl {flag[1:]}{argument}"
 
 
 def _commands(command: Command) -> str:

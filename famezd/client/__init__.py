@@ -1,4 +1,4 @@
-"""The host's end: join a fabric from a program on the host, ring, be rung, and send messages.
+"""A program's end: join a fabric from the host or a machine, ring, be rung, and send messages.
 
 from famezd.client import Peer
 
@@ -6,9 +6,23 @@ with Peer.join("/run/famez/lab.sock") as peer:
     peer.ring(3, vector=0)
     for event in peer.wait(timeout=1.0):
         print(event)
+
+In a virtual machine `GuestPeer.open(notice=print)` is the same by its device.
 """
 
+from famezd.client.guest import GuestPeer
 from famezd.client.mailbox import Mailbox, Message, NotTakenError
 from famezd.client.peer import ClientError, Doorbell, Event, Joined, Left, Peer
 
-__all__ = ["ClientError", "Doorbell", "Event", "Joined", "Left", "Mailbox", "Message", "NotTakenError", "Peer"]
+__all__ = [
+    "ClientError",
+    "Doorbell",
+    "Event",
+    "GuestPeer",
+    "Joined",
+    "Left",
+    "Mailbox",
+    "Message",
+    "NotTakenError",
+    "Peer",
+]

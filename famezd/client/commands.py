@@ -7,7 +7,6 @@ done. Its docstring is its help. A command that waits answers the messages that 
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -116,13 +115,13 @@ def _knowledge(session: Session) -> Dump:
         id=peer.id,
         nodename=directory.members.get(peer.id, ("", ""))[0],
         vectors=peer.vectors,
-        memory=os.fstat(peer.memory).st_size,
+        memory=peer.memory_size,
         switch=directory.switch,
         link="" if not session.has_mailbox else "configured" if component.configuration else "unconfigured",
         cid=component.cid,
         sid=component.sid,
         rung=dict(peer.rung),
-        peers=[Wires(other, directory.name(other), peer.bells(other)) for other in peer.peers],
+        peers=[Wires(other, directory.name(other), peer.bells(other)) for other in peer.peers or ()],
         attributes={other: str(said) for other, said in component.attributes.items()},
     )
 
@@ -293,7 +292,7 @@ def _ring(session: Session, arguments: Arguments, emit: Emit) -> None:
     """Rings DEST on one vector (default: 0) or on all."""
     peer = session.peer
     for other in _destinations(session, arguments):
-        vectors = range(len(peer.bells(other))) if arguments.vector is None else [arguments.vector]
+        vectors = range(peer.vectors_of(other)) if arguments.vector is None else [arguments.vector]
         for vector in vectors:
             peer.ring(other, vector)
         emit(Rang(other, session.name(other), list(vectors)))

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from famezd.client.directory import Directory
-from famezd.client.peer import ClientError, Doorbell, Event, Peer
-from famezd.mailbox import MAX_TEXT, MailboxError, Slots, outliving_memory
+from famezd.client.member import Member
+from famezd.client.peer import ClientError, Doorbell, Event
+from famezd.mailbox import MAX_TEXT, MailboxError, Slots
 
 CCLASS: Final = "Debugger"
 """The component class that a host program gives itself."""
@@ -60,12 +61,12 @@ class Mailbox:
     """The messages of one peer; also its name in the mailbox while it is there.
 
     With `answer` every message that comes is answered, during whichever call it comes; it is asked before the message
-    is acknowledged. It maps no memory: a mailbox that somebody cuts short reads as empty, and kills nobody who uses it.
+    is acknowledged. On the host it maps no memory: what somebody cuts short reads as empty, and kills nobody.
     """
 
-    def __init__(self, peer: Peer, *, nodename: str = "", answer: Answer | None = None) -> None:
+    def __init__(self, peer: Member, *, nodename: str = "", answer: Answer | None = None) -> None:
         self._peer = peer
-        self._memory = outliving_memory(peer.memory)
+        self._memory = peer.open_memory()
         self.slots = Slots(self._memory)
         self._inbox: deque[Message] = deque()
         self._answer = answer
@@ -73,7 +74,7 @@ class Mailbox:
         self._sending = False
         # Until when the answer that stands in the slot may be taken:
         self._answered: float | None = None
-        self._size = os.fstat(peer.memory).st_size
+        self._size = peer.memory_size
         try:
             self.slots.check(self._size)
         except MailboxError:
@@ -91,7 +92,7 @@ class Mailbox:
 
     def directory(self) -> Directory:
         """Who is there now."""
-        switch = self.switch if self.switch in self._peer.peers else None
+        switch = self.switch if self.switch in (self._peer.peers or ()) else None
         return Directory(self.names(), self._peer.id, switch)
 
     def find(self, destination: str) -> int:
@@ -186,13 +187,18 @@ class Mailbox:
 
     @property
     def busy(self) -> bool:
-        """Whether answers wait for their turn or to be taken: `collect` has to be called soon, though nothing comes."""
+        """Whether `collect` has to be called soon, though nothing comes: for answers, or because nothing would."""
+        return self._owing or self._peer.polls
+
+    @property
+    def _owing(self) -> bool:
+        """Whether answers wait for their turn or to be taken."""
         return bool(self._answers) or self._answered is not None
 
     def settle(self) -> None:
         """Returns when all answers are taken, or `ANSWER_WITHIN` is over."""
         deadline = time.monotonic() + ANSWER_WITHIN
-        while self.busy and time.monotonic() < deadline:
+        while self._owing and time.monotonic() < deadline:
             self.collect(LOOK_AGAIN)
 
     def close(self) -> None:
@@ -211,7 +217,7 @@ class Mailbox:
         finally:
             self._sending = False
         self._send_answers()
-        size = os.fstat(self._peer.memory).st_size
+        size = self._peer.memory_size
         if size < self._size:
             # What is cut off reads as if it were taken.
             raise MailboxError(f"somebody cut the mailbox from {self._size} to {size} bytes: the message may be lost")

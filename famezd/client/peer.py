@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 
 from famezd.confinement import confinement
 from famezd.errors import FamezError
+from famezd.mailbox import FileMemory, outliving_memory
 from famezd.protocol import MESSAGE_SIZE, Client, Descriptor, PeerId, PeerLeft, VectorAdded
 from famezd.remedies import remedy
 
@@ -56,13 +57,17 @@ class Peer:
     For an event loop of any kind, `fileno` is readable whenever `wait` would return something at once.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, where: str) -> None:
         self._connection = connection
+        self.where = where
+        """The path of the fabric's socket."""
         self._protocol = Client()
         self._epoll = select.epoll()
         self._epoll.register(connection, select.EPOLLIN)
         self._bells: dict[int, int] = {}
         self._count = bytearray(8)
+        self.polls = False
+        """Whether `wait` has to be called again and again: never, `fileno` tells of everything."""
         self.ended = False
         """Whether the server has ended the membership; the peers that are known can still be rung."""
         self.rung: Counter[int] = Counter()
@@ -82,7 +87,7 @@ class Peer:
                 usual = "run as a user, or in a group, that may write to it: `socket:` in the fabric's file says which"
             todo = remedy(e, usual, path, os.W_OK)
             raise ClientError(f"cannot join {path}: {e.strerror or e}; {todo}") from e
-        peer = cls(connection)
+        peer = cls(connection, os.fspath(path))
         try:
             peer._set_up(time.monotonic() + timeout)
         except FamezError as e:
@@ -115,6 +120,15 @@ class Peer:
         return self._protocol.memory
 
     @property
+    def memory_size(self) -> int:
+        """Bytes of shared memory, now."""
+        return os.fstat(self.memory).st_size
+
+    def open_memory(self) -> FileMemory:
+        """Access to the shared memory that outlives whatever others do to it; the caller closes it."""
+        return outliving_memory(self.memory)
+
+    @property
     def vectors(self) -> int:
         """How many vectors this peer has."""
         return len(self._protocol.peers.get(PeerId(self.id), ()))
@@ -133,6 +147,10 @@ class Peer:
         if bells is None:
             raise ClientError(f"no peer {peer}; there are: {', '.join(map(str, self.peers)) or 'none'}")
         return list(bells)
+
+    def vectors_of(self, peer: int) -> int:
+        """How many vectors a peer has; raises ClientError if it is not known."""
+        return len(self.bells(peer))
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is something for `wait` to return."""

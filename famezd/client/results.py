@@ -32,11 +32,17 @@ class Who(NamedTuple):
 
 
 class Wires(NamedTuple):
-    """The eventfds by which a peer is rung, by vector."""
+    """How a peer is rung."""
 
     id: int
     name: str
     descriptors: list[int]
+    """Its eventfds, by vector; none where a machine's device rings."""
+
+    def __str__(self) -> str:
+        if not self.descriptors:
+            return f"{self.name}: by the device's register"
+        return f"{self.name}: {len(self.descriptors)} vectors, descriptors {' '.join(map(str, self.descriptors))}"
 
 
 class Dump(NamedTuple):
@@ -67,10 +73,7 @@ class Dump(NamedTuple):
             lines += [f"nodename {self.nodename}, {switch}, link {self.link}{ids}"]
         rung = ", ".join(f"{rings} on vector {vector}" for vector, rings in sorted(self.rung.items()))
         lines += [f"doorbells received: {rung or 'none'}"]
-        lines += [
-            f"{peer.name}: {len(peer.descriptors)} vectors, descriptors {' '.join(map(str, peer.descriptors))}"
-            for peer in self.peers
-        ]
+        lines += map(str, self.peers)
         lines += [f"peer {peer} says: {printable(said)}" for peer, said in self.attributes.items()]
         return "\n".join(lines)
 

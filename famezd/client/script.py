@@ -29,9 +29,13 @@ class Output:
         """Prints a result, as text or as a line of JSON."""
         print(as_json(result) if self._json else result, flush=True)
 
+    def notice(self, text: str) -> None:
+        """Prints what there is to know of this client itself on standard error."""
+        print(f"famez-client: {text}", file=sys.stderr, flush=True)
+
     def complain(self, error: FamezError, where: str = "") -> int:
         """Prints an error; returns the exit status that goes with it."""
-        print(f"famez-client: {where}{error}", file=sys.stderr, flush=True)
+        self.notice(f"{where}{error}")
         return WRONG_USAGE if isinstance(error, UsageError) else NOT_DONE
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from famezd.client.component import Component
 from famezd.client.directory import Directory, called
+from famezd.client.guest import GuestPeer
 from famezd.client.mailbox import Mailbox, Message
+from famezd.client.member import Member
 from famezd.client.peer import ClientError, Event, Peer
 from famezd.mailbox import MailboxError
 
@@ -16,7 +19,7 @@ from famezd.mailbox import MailboxError
 class Session:
     """A client on a fabric, until the end of its `with` block; whatever waits in it answers messages meanwhile."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Member) -> None:
         self.peer = peer
         self.component = Component()
         self._called: dict[int, str] = {}
@@ -29,6 +32,11 @@ class Session:
     def join(cls, socket: str | os.PathLike[str]) -> Self:
         """Joins the fabric at `socket`; raises ClientError if that fails."""
         return cls(Peer.join(socket))
+
+    @classmethod
+    def open(cls, address: str, notice: Callable[[str], object]) -> Self:
+        """Takes this machine's ivshmem device, as `GuestPeer.open` does."""
+        return cls(GuestPeer.open(address, notice=notice))
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +70,9 @@ class Session:
         """Who is there, as far as can be known: without a mailbox, everybody whom we can ring."""
         if self._mailbox is not None:
             return self._mailbox.directory()
-        return Directory(dict.fromkeys([*self.peer.peers, self.peer.id], ("", "")), self.peer.id, None)
+        peers = self.peer.peers
+        members = dict.fromkeys([*(peers or ()), self.peer.id], ("", ""))
+        return Directory(members, self.peer.id, None, anybody=peers is None)
 
     def name(self, peer: int) -> str:
         """What a peer is called in print; one that has gone, what it was called when it last said something."""

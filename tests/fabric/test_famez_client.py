@@ -716,3 +716,27 @@ def test_the_ring_of_who_is_unknown_leaves_no_message(worker: Worker) -> None:
         assert not mailbox.slots.pending(peer.id)
         with pytest.raises(MailboxError, match="NUL"):
             mailbox.send(SWITCH, "a\0b")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["--pci", "who"],
+            "has no ivshmem device: `lspci -nn -d 1af4:1110` shows none; on the host, `famezctl attach ",
+        ),
+        (["--json", "--pci", "ping", "-c", "3", "switch"], "has no ivshmem device"),
+        (["--pci"], "has no ivshmem device"),
+        (["--pci", "fffe:00:1f.7", "who"], "there is no PCI device fffe:00:1f.7; `lspci -nn -d 1af4:1110` lists the "),
+        (["--pci=fffe:00:1f.7"], "there is no PCI device fffe:00:1f.7"),
+        (["--pci", "00:04", "who"], "'00:04' is no PCI address, such as 0000:00:04.0"),
+    ],
+)
+def test_a_machine_without_the_device(words: list[str], why: str) -> None:
+    done = subprocess.run([*CLIENT[:-1], *words], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert why in done.stderr
+
+
+def test_a_text_with_an_option_in_it(worker: Worker) -> None:
+    assert succeeds(worker, "send", "switch", "--pci", "x") == ["taken by Z-switch (5)"]

@@ -65,6 +65,7 @@ complete -c famez-client -f
 complete -c famez-client -n '__famez_client_in famez-client' -s h -l help -d 'show this help message and exit'
 complete -c famez-client -n '__famez_client_in famez-client' -s S -l socket -r -F -d 'the fabric\'s socket'
 complete -c famez-client -n '__famez_client_in famez-client' -s f -l fabric -x -a '(__famez_client_ask status)' -d 'the fabric\'s name, if famezd runs here'
+complete -c famez-client -n '__famez_client_in famez-client' -l pci -d 'in a virtual machine: its ivshmem device, by its PCI address if it has several'
 complete -c famez-client -n '__famez_client_in famez-client' -l json -d 'print results as JSON, one a line'
 complete -c famez-client -n '__famez_client_in famez-client' -l keep-going -d 'run all of a script, whatever fails in it'
 complete -c famez-client -n '__famez_client_in famez-client' -l version -d 'show program\'s version number and exit'

@@ -1,0 +1,1 @@
+"""Real Linux guests on real fabrics, with famezd's own client inside."""
