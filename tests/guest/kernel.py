@@ -112,7 +112,7 @@ def _make(directory: Path) -> None:
         _install_modules(kernel, root)
         _install_python(root)
         for program in (need("modprobe", "kmod"), Path(sys.executable).resolve()):
-            _install_program(program, root / "usr/bin" / program.name, root)
+            install_program(program, root / "usr/bin" / program.name, root)
         (root / "usr/bin/python3").symlink_to(Path(sys.executable).resolve().name)
         with Archive(directory / "base.cpio") as archive:
             archive.add_tree(root)
@@ -205,7 +205,8 @@ def compile_in_place(tree: Path) -> None:
             source.unlink()
 
 
-def _install_program(program: Path, target: Path, root: Path) -> None:
+def install_program(program: Path, target: Path, root: Path) -> None:
+    """Copy a program to `target` in the tree at `root`, with the libraries that it needs."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(program.resolve(), target)
     for needed in _libraries(program):
