@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,5 +31,7 @@ def huge_pages() -> Iterator[None]:
 
 
 def _add(pages: int) -> None:
-    # Not back to what it was: others may have done the same meanwhile.
-    run(*as_root(), "sh", "-c", f"echo {int(NUMBER.read_text()) + pages} > {NUMBER}")
+    # Not back to what it was, and one after the other: others do the same.
+    with NUMBER.open() as number:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        run(*as_root(), "sh", "-c", f"echo {int(number.read()) + pages} > {NUMBER}")

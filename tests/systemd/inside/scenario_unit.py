@@ -85,7 +85,8 @@ def test_a_start_that_failed_is_tried_again_until_it_succeeds() -> None:
     assert run("systemctl", "start", NAME).returncode != 0
     with_mistake = unit.journal()
     assert f"{unit.file('lab')}:" in with_mistake
-    eventually(lambda: int(unit.show("NRestarts")) > 5, "it is tried more often than systemd does by itself")
+    tried = "it is tried more often than systemd does by itself"
+    eventually(lambda: int(unit.show("NRestarts")) > 5, tried, patience=120.0)
     unit.write("lab", **LAB)
     unit.await_active()
     with unit, unit.join("lab"):
