@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from famezd.supervisor.metrics import registry
 from famezd.supervisor.operations import Operations
 from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
+from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
 from famezd.supervisor.view import ConfigView, FabricView, look
@@ -61,7 +63,8 @@ class Service:
         self._told = ""
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
-        asked = partial(application, self.look, self.config, registry(self.look, self.config), self._history)
+        scraper = Scraper(lambda: self.workers, self.look_at, registry(self.config))
+        asked = partial(application, self.look, self.config, scraper, self._history)
         self.http = Server(asked(None), asked(self._operations), store.others)
 
     async def run(self) -> None:
@@ -105,15 +108,24 @@ class Service:
         """Says that the configuration in the files is wrong: what was accepted before is served on."""
         for problem in error.problems:
             self._log.error("configuration refused", problem=str(problem))
-        self.config_view = ConfigView(False, self.config_view.accepted, error.problems)
+        self.config_view = replace(self.config_view, successful=False, problems=error.problems)
+
+    def reloaded(self, result: str, seconds: float) -> None:
+        """A reload took so long."""
+        reloads = {**self.config_view.reloads, result: self.config_view.reloads[result] + 1}
+        self.config_view = replace(self.config_view, reload_seconds=seconds, reloads=reloads)
 
     def look(self) -> list[FabricView]:
         """A view of each fabric."""
-        served = self.accepted.served
-        return [
-            look(worker, self.accepted.config.fabrics.get(name) if name in served else None)
-            for name, worker in sorted(self.workers.items())
-        ]
+        return [self._look(name, worker) for name, worker in sorted(self.workers.items())]
+
+    def look_at(self, name: str) -> FabricView | None:
+        """A view of one fabric, None if there is none of that name."""
+        worker = self.workers.get(name)
+        return None if worker is None else self._look(name, worker)
+
+    def _look(self, name: str, worker: Worker) -> FabricView:
+        return look(worker, self.accepted.config.fabrics.get(name) if name in self.accepted.served else None)
 
     def config(self) -> ConfigView:
         """How the last attempt to read the configuration went."""

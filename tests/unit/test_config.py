@@ -209,7 +209,8 @@ MAIN_MISTAKES = [
 ]
 
 PHRASES = {
-    "keys": "personality, peers, vectors, doorbells, ports, socket, mailbox, access, faults, pins, genz, options",
+    "keys": "personality, peers, vectors, doorbells, ports, socket, mailbox, access, metrics, log, faults, pins, genz,"
+    " options",
     "user": "must be the name or number of a user",
     "group": "must be the name or number of a group",
     "no_user": "this system has no user 'nobody-at-all'",
@@ -765,7 +766,7 @@ def unprivileged() -> Iterator[None]:
 
 SECTIONS: dict[type[MainSettings] | type[FabricSettings], list[str]] = {
     MainSettings: ["http", "log", "control"],
-    FabricSettings: ["socket", "mailbox", "access", "genz"],
+    FabricSettings: ["socket", "mailbox", "access", "metrics", "log", "genz"],
 }
 KEYS = [
     *(key for model in SECTIONS for key in model.model_fields),
