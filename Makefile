@@ -44,6 +44,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.mailbox
 	$(BIN)/python -m bench.resume
 	$(BIN)/python -m bench.hostile
+	$(BIN)/python -m bench.scrape
 
 # Packages are built of what a source distribution has in it.
 deb rpm: $(VENV)/.dev

@@ -35,6 +35,7 @@ __all__ = [
     "ConfigError",
     "Control",
     "Fabric",
+    "FabricLog",
     "FabricSettings",
     "FaultSettings",
     "Genz",
@@ -43,6 +44,7 @@ __all__ = [
     "Mailbox",
     "MailboxSettings",
     "MainSettings",
+    "Metrics",
     "Pin",
     "PinSettings",
     "Problem",
@@ -271,6 +273,26 @@ class Genz(_Model):
     )
 
 
+class Metrics(_Model):
+    """How much of the fabric is exported to Prometheus."""
+
+    detail: Literal["pair", "peer", "fabric"] = Field(
+        default="pair",
+        description="pair: doorbells by who rang whom, and by vector; peer: by who rang, and by who was rung; fabric:"
+        " the sum of all. Each has all of the next one. docs/metrics.md says how many series each makes.",
+    )
+
+
+class FabricLog(_Model):
+    """What is logged of the fabric."""
+
+    level: Literal["debug", "info", "warning", "error"] | None = Field(
+        default=None,
+        description="The least level that is logged of this fabric; null is that of log.level in famezd.yaml.",
+        examples=["debug"],
+    )
+
+
 class FabricSettings(_Model):
     """One fabric, named after its file: fabrics.d/<fabric>.yaml."""
 
@@ -305,6 +327,8 @@ class FabricSettings(_Model):
     access: Access = Field(
         default_factory=Access, description="Who may join the fabric, of those who can open its socket."
     )
+    metrics: Metrics = Field(default_factory=Metrics, description="How much of the fabric is exported to Prometheus.")
+    log: FabricLog = Field(default_factory=FabricLog, description="What is logged of the fabric.")
     faults: tuple[FaultSettings, ...] = Field(
         default=(),
         description="What happens on purpose to doorbells and messages of a relayed fabric: rules, in this order.",
@@ -436,6 +460,11 @@ class Config(MainSettings):
     runtime_directory: Path
     fabrics: dict[str, Fabric]
     """By name, in the order of names."""
+
+    @property
+    def fabric_log_levels(self) -> dict[str, str | None]:
+        """The least levels that are logged of fabrics; None for that of all."""
+        return {name: fabric.log.level for name, fabric in self.fabrics.items()}
 
     @property
     def control_socket(self) -> Path:

@@ -514,6 +514,11 @@ class Slots:
         """Whether the slot holds a message that nobody has acknowledged."""
         return self.memory.word(slot * SLOT_SIZE + _BUFLEN) != 0
 
+    def pending_up_to(self, last: int) -> int:
+        """How many of slots 1 to `last` hold such a message, from one copy of all of them."""
+        copy = self.memory.read(SLOT_SIZE, last * SLOT_SIZE)
+        return sum(any(copy[at : at + 8]) for at in range(_BUFLEN, len(copy), SLOT_SIZE))
+
     def responder(self, slot: int) -> int:
         """Whom the slot's last message was for."""
         return self.memory.word(slot * SLOT_SIZE + _LAST_RESPONDER)

@@ -20,6 +20,10 @@ PONG: Final = "pong"
 DUMP: Final = "dump"
 """Asks the switch to show its ports."""
 
+LINK_CTL, LINK_RFC, CTL_WRITE, ACKNOWLEDGMENT, TEXT = "link_ctl", "link_rfc", "ctl_write", "acknowledgment", "text"
+KINDS: Final = (PING, DUMP, TEXT, LINK_CTL, LINK_RFC, CTL_WRITE, ACKNOWLEDGMENT)
+"""What `kind` returns."""
+
 _TRACKER: Final = "!EZT="
 _MOST_HOPS: Final = 10**9
 _MOST: Final = (1 << 64) - 1
@@ -131,6 +135,24 @@ def parse(text: str) -> Message:
             return Text(text.strip())
         case _:
             return Text(text)
+
+
+def kind(text: str) -> str:
+    """What a text begins like, for counting: it may be none of that."""
+    words = text.split(None, 2)
+    match [word.lower() for word in words[:2]]:
+        case ["link", "ctl"]:
+            return LINK_CTL
+        case ["link", "rfc"]:
+            return LINK_RFC
+        case ["standalone", "acknowledgment" | "acknowledgement"]:
+            return ACKNOWLEDGMENT
+        case ["ctl-write", *_]:
+            return CTL_WRITE
+        case [_] if (word := untrack(text)[0].strip()) in (PING, DUMP):
+            return word
+        case _:
+            return TEXT
 
 
 def track(message: Message, hops: int | None) -> str:

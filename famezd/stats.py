@@ -10,7 +10,7 @@ Layout, in words:
 
     header       version, places, rows, vectors
     in flight    the doorbell that is being relayed (see `InFlight`)
-    totals       TOTALS_WORDS, one for each of TOTALS
+    totals       TOTALS_WORDS, one for each of TOTALS, and the last ones for GAUGES
     places       PLACE_WORDS for each place (see `Occupant`)
     doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
     former       places x vectors: of those, what was rung by peers whose rows others have taken over
@@ -35,6 +35,7 @@ from zlib import crc32
 
 from famezd.errors import FamezError
 from famezd.faults import KINDS, MAX_RULES, Rule
+from famezd.messages import KINDS as MESSAGES
 
 LAYOUT_VERSION = 3
 WORD = 8
@@ -54,11 +55,27 @@ _REASONS = ("access", "per_user", "full", "ids", "own_limit", "member_limit", "r
 REFUSALS = tuple(f"refused_{reason}" for reason in _REASONS)
 FAULTS = tuple(f"fault_{kind}" for kind in KINDS)
 SWITCH = ("personality_errors", "messages_malformed")
-_LATER = (*FAULTS, "refused_pinned", *SWITCH)
+HEARD = tuple(f"heard_{kind}" for kind in MESSAGES)
+"""Messages to the switch that its personality dealt with, by kind."""
+FAILED = tuple(f"failed_{kind}" for kind in MESSAGES)
+"""Those at which it raised an error."""
+TAKEN, NOT_TAKEN, NOT_SENT = SAID = ("said_taken", "said_not_taken", "said_not_sent")
+"""What became of the switch's own messages."""
+BATCHES = (1, 4, 16, 64, 256)
+"""Upper bounds of the classes into which turns of the loop fall, by the bells that they relayed."""
+_CLASSES = [sum(bells > most for most in BATCHES) for bells in range(BATCHES[-1] + 1)]
+"""The class of each number of bells that is in any but the last."""
+_BATCHES = (*(f"batch_{most}" for most in BATCHES), "batch_inf", "batch_bells")
+_LATER = (*FAULTS, "refused_pinned", *SWITCH, *HEARD, *FAILED, *SAID, *_BATCHES)
 TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *_LATER)
 """The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
 TOTALS_WORDS = 64
 """Room for totals to come: an upgraded famezd goes on with the page of the one before it."""
+UNSENT, QUEUED = GAUGES = ("unsent", "queued")
+"""What is there now, each a word, from the end of the totals' room on downwards.
+
+How many announcements wait to be sent to peers, and how many messages of the switch's for their turn.
+"""
 
 PLACE_WORDS = 5
 RULE_WORDS = 3
@@ -164,6 +181,7 @@ class Page:
         self.words = words
         """The whole page; the relay works on it directly."""
         self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
+        self._batches, self._bells = self._total[_BATCHES[0]], self._total[_BATCHES[-1]]
 
     @classmethod
     def create(cls, name: str, shape: Shape) -> Page:
@@ -210,6 +228,21 @@ class Page:
     def totals(self) -> dict[str, int]:
         """All totals by name."""
         return dict(zip(TOTALS, self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True))
+
+    def gauges(self) -> dict[str, int]:
+        """What is there now, by name."""
+        return {name: self.words[self.gauge_at(name)] for name in GAUGES}
+
+    @staticmethod
+    def gauge_at(gauge: str) -> int:
+        """The index of a gauge's word."""
+        return TOTALS_AT + TOTALS_WORDS - 1 - GAUGES.index(gauge)
+
+    def batch(self, bells: int) -> None:
+        """Counts a turn of the loop that relayed so many bells, at least one."""
+        words = self.words
+        words[self._batches + (_CLASSES[bells] if bells < len(_CLASSES) else len(BATCHES))] += 1
+        words[self._bells] += bells
 
     def total_at(self, total: str) -> int:
         """The index of a total's word, for who adds to it often."""

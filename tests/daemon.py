@@ -27,6 +27,9 @@ PATIENCE = 20.0
 BIN = Path(sys.executable).parent
 """Where the commands are installed."""
 
+OPEN_METRICS = "application/openmetrics-text"
+"""What to accept for a scrape in that format."""
+
 Labels = tuple[str, ...]
 
 
@@ -124,9 +127,10 @@ class Famezd:
         command = [str(BIN / "famezctl"), "-s", str(self.runtime / "control.sock"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
-    def scrape(self) -> str:
-        """What /metrics answers."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=PATIENCE) as answer:
+    def scrape(self, accept: str = "*/*") -> str:
+        """What /metrics answers to who accepts that."""
+        request = urllib.request.Request(f"{self.url}/metrics", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             text: str = answer.read().decode()
             return text
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from prometheus_client.core import Metric
 from pydantic import BaseModel
 
 from docs.reference.examples import EXAMPLES
+from docs.reference.series import series
 from docs.reference.settings import Setting, sections
 from famezd.config import FabricSettings, MainSettings
-from famezd.supervisor.metrics import FabricCollector
+from famezd.supervisor.exposition import unit_of
+from famezd.supervisor.metrics import FABRIC
+from famezd.supervisor.ownmetrics import EXAMPLES as QUESTIONS
+from famezd.supervisor.ownmetrics import OwnCollector
 from famezd.supervisor.view import ConfigView
 
 PAGES = Path(__file__).parent / "pages"
@@ -31,7 +34,7 @@ def configuration() -> str:
 
 def metrics() -> str:
     """docs/metrics.md."""
-    return _filled("metrics.md", {"METRICS": _metrics})
+    return _filled("metrics.md", {"METRICS": _metrics, "SERIES": series})
 
 
 def _filled(name: str, fragments: dict[str, Callable[[], str]]) -> str:
@@ -63,14 +66,17 @@ def _in_table(text: str) -> str:
 
 
 def _metrics() -> str:
-    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    for metric in _families():
+    lines = ["| metric | type | labels | unit | meaning | a question that it answers |", "|---|---|---|---|---|---|"]
+    for family in FABRIC:
+        lines.append(_metric(family.full_name, family.kind, family.labels, family.text, family.example))
+    for metric in OwnCollector(lambda: ConfigView(successful=True, accepted=0.0, problems=())).collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-        labels = ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ())) or "-"
-        lines.append(f"| `{name}` | {metric.type} | {labels} | {metric.documentation} |")
+        labels = tuple(metric.samples[0].labels)
+        lines.append(_metric(name, metric.type, labels, metric.documentation, QUESTIONS[metric.name]))
     return "\n".join(lines)
 
 
-def _families() -> Iterator[Metric]:
-    """What is exported of no fabric at all."""
-    return FabricCollector(list, lambda: ConfigView(successful=True, accepted=0.0, problems=())).collect()
+def _metric(name: str, kind: str, labels: Iterable[str], text: str, example: str) -> str:
+    unit = unit_of(name.removesuffix("_total")) or "-"
+    told = ", ".join(f"`{label}`" for label in labels) or "-"
+    return f"| `{name}` | {kind} | {told} | {unit} | {text} | `{example}` |"

@@ -11,6 +11,7 @@ from docs.reference.completions import completions
 from docs.reference.manpages import man_pages
 from docs.reference.markdown import configuration, metrics
 from famezd.config import fabric_schema, main_schema
+from famezd.supervisor.events import catalog
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +23,7 @@ def outputs() -> dict[str, str]:
         **{f"packaging/man/{name}": text for name, text in man_pages().items()},
         **{f"packaging/completions/{name}": text for name, text in completions().items()},
         **{f"packaging/schema/{name}.schema.json": _json(schema) for name, schema in schemas.items()},
+        "packaging/journal/famezd.catalog": catalog(),
         "docs/configuration.md": configuration(),
         "docs/metrics.md": metrics(),
     }

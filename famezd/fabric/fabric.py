@@ -40,7 +40,7 @@ from famezd.protocol import (
     setup,
 )
 from famezd.statepage import StatePage
-from famezd.stats import JOINS, LEAVES, SWITCH_ROW, Occupant, Page
+from famezd.stats import JOINS, LEAVES, SWITCH_ROW, UNSENT, Occupant, Page
 from famezd.switch.personality import Personality
 
 BAN = 10.0
@@ -132,6 +132,7 @@ class Fabric:
         )
         self._leaving: deque[Peer] = deque()
         self._held = False
+        self._unsent = page.gauge_at(UNSENT)
         self._refusals = Refusals()
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
@@ -161,6 +162,7 @@ class Fabric:
                 os.close(bell)
         for place in range(self._page.shape.places):
             self._page.vacate(place)
+        self._page.words[self._unsent] = 0
         self._count_missed()
         # It is counted, and whoever was rung is gone.
         self._page.recover()
@@ -191,6 +193,7 @@ class Fabric:
 
     def resume(self) -> None:
         """Goes on, once prepared, where a predecessor stopped, whatever it was doing."""
+        self._page.words[self._unsent] = 0
         for place in set(range(self._page.shape.places)) - {member.place for member in self.members.values()}:
             self._page.vacate(place)
         self._count_missed()
@@ -218,7 +221,10 @@ class Fabric:
 
     def _turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         others = []
-        for event in self.relay.relay(events):
+        rest = self.relay.relay(events)
+        if bells := len(events) - len(rest):
+            self._page.batch(bells)
+        for event in rest:
             descriptor, mask = event
             member = self.members.get(descriptor)
             if member is None:
@@ -636,6 +642,7 @@ class Fabric:
             member = self._leaving.popleft()
             del self.members[member.connection.fileno()]
             self._starved.discard(member)
+            self._owes(member, 0)
             self._wiring.sweep(member.place)
             # While it is still known whose these were.
             self.relay.hurry(member.place)
@@ -687,6 +694,13 @@ class Fabric:
                 self._leave(member, reason)
         else:
             self._await_room(member, waiting=False)
+        self._owes(member, len(member.outbox))
+
+    def _owes(self, member: Peer, unsent: int) -> None:
+        """So many announcements wait to be sent to a member now."""
+        if unsent != member.unsent:
+            self._page.words[self._unsent] += unsent - member.unsent
+            member.unsent = unsent
 
     def _await_room(self, member: Peer, *, waiting: bool) -> None:
         if member.writing != waiting:

@@ -30,7 +30,19 @@ _FD = struct.Struct("i").pack
 class Peer:
     """Somebody on a fabric."""
 
-    __slots__ = ("_left", "_send", "connection", "id", "joined", "leaving", "outbox", "pid", "place", "writing")
+    __slots__ = (
+        "_left",
+        "_send",
+        "connection",
+        "id",
+        "joined",
+        "leaving",
+        "outbox",
+        "pid",
+        "place",
+        "unsent",
+        "writing",
+    )
 
     def __init__(
         self, connection: socket.socket, peer: PeerId, place: int, outbox: Outbox, *, pid: int, joined: int
@@ -46,6 +58,8 @@ class Peer:
         """When, in nanoseconds of the real-time clock."""
         self.writing = False
         """Whether the loop waits for the socket to take more."""
+        self.unsent = 0
+        """How many announcements waited to be sent to it when that was last looked at."""
         self.leaving = ""
         """Why its membership is about to end."""
         self._left = 0

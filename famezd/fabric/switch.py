@@ -10,9 +10,9 @@ from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.settings import Settings
 from famezd.mailbox import MailboxError, Memory
-from famezd.messages import MessageError
+from famezd.messages import MessageError, kind
 from famezd.statepage import StateError, StatePage, Table
-from famezd.stats import Page
+from famezd.stats import QUEUED, Page
 from famezd.switch.messenger import Messenger
 from famezd.switch.personality import FAILURES, Personality
 
@@ -54,13 +54,14 @@ class Switch:
         self.memory = memory
         self._members: set[int] = set()
         self._page = page
+        self._queued = page.gauge_at(QUEUED)
         self._state = state
         self._kept: tuple[Table, Table] = {}, {}
         self._relay = ring
         self._log = logger
         self._messenger: Messenger | None = None
         if personality.has_slots:
-            self._messenger = Messenger(memory, settings.peers, ring, self.log, is_peer=self.is_peer)
+            self._messenger = Messenger(memory, settings.peers, ring, self.log, page.add, is_peer=self.is_peer)
         try:
             self._personality = personality(self)
         except FAILURES as e:  # a plug-in may raise anything
@@ -182,7 +183,8 @@ class Switch:
             text = messenger.receive(src)
             if text is None:
                 return False
-            self._call("message", src, text)
+            handled = self._call("message", src, text)
+            self._page.add(f"{'heard' if handled else 'failed'}_{kind(text)}")
         except (MailboxError, MessageError) as e:
             self._page.add("messages_malformed")
             self.log("message malformed", peer=src, error=e)
@@ -202,14 +204,19 @@ class Switch:
             raise TypeError(f"due must be seconds or None, not {due!r}")
         return due
 
-    def _call(self, hook: str, *arguments: object) -> None:
-        """Calls one of the personality's hooks; MessageError is for who called it to deal with."""
+    def _call(self, hook: str, *arguments: object) -> bool:
+        """Calls one of the personality's hooks; whether that went well.
+
+        MessageError is for who called it to deal with.
+        """
         try:
             getattr(self._personality, hook)(*arguments)
         except FAILURES as e:  # whatever is wrong with a plug-in, the fabric goes on
             if hook == "message" and isinstance(e, MessageError):
                 raise
             self._failed(f"{hook}{arguments}", e)
+            return False
+        return True
 
     def _ask(self, question: Callable[[], T], default: T, what: str) -> T:
         try:
@@ -225,9 +232,10 @@ class Switch:
 
     def _save(self) -> None:
         """Writes down what has changed of what the switch knows, and has still to send."""
+        queue = {} if self._messenger is None else self._messenger.queue
+        self._page.words[self._queued] = len(queue)
         if self._state is None:
             return
-        queue = {} if self._messenger is None else self._messenger.queue
         former, _ = self._kept
         # Where the personality's state is none, what waits is kept with the one before.
         for known in (self._ask(self._known, former, "state()"), former):

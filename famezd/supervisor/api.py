@@ -10,8 +10,6 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from famezd import __version__
 from famezd.attach import NoPortSocketError, NotInXmlError, libvirt_commandline, libvirt_element, qemu_arguments
@@ -25,6 +23,7 @@ from famezd.supervisor.faults import UnknownRuleError
 from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
 from famezd.supervisor.rates import History
+from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
 from famezd.supervisor.view import ConfigView, FabricView
 
@@ -34,12 +33,12 @@ Look = Callable[[], Sequence[FabricView]]
 def application(
     look: Look,
     config: Callable[[], ConfigView],
-    metrics: CollectorRegistry,
+    scraper: Scraper,
     history: History,
     operations: Operations | None,
 ) -> web.Application:
     """The application; `look` returns a view of each fabric, without `operations` it is read-only."""
-    handlers = _Handlers(look, config, metrics, history)
+    handlers = _Handlers(look, config, scraper, history)
     app = web.Application()
     app.add_routes(
         [
@@ -74,17 +73,15 @@ def application(
 
 
 class _Handlers:
-    def __init__(
-        self, look: Look, config: Callable[[], ConfigView], metrics: CollectorRegistry, history: History
-    ) -> None:
+    def __init__(self, look: Look, config: Callable[[], ConfigView], scraper: Scraper, history: History) -> None:
         self._look = look
         self._config = config
-        self._metrics = metrics
+        self._scraper = scraper
         self._history = history
 
     async def metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._metrics), headers={"Content-Type": content_type})
+        text, content_type = await self._scraper.scrape(request.headers.get("Accept", ""))
+        return web.Response(body=text, headers={"Content-Type": content_type})
 
     async def health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,7 +21,7 @@ from famezd.supervisor.http import HttpError, bind
 from famezd.supervisor.logs import configure
 from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import misfits, worker_settings
-from famezd.supervisor.view import ConfigView, look
+from famezd.supervisor.view import ACCEPTED, REFUSED, look
 from famezd.supervisor.worker import State, Worker
 
 if TYPE_CHECKING:
@@ -121,9 +121,13 @@ class Operations:
             service = self._service
             self._check_open()
             service.manager.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", wait=True)
+            began, result = time.monotonic(), REFUSED
             try:
-                return await self._reload(force=force)
+                reloaded = await self._reload(force=force)
+                result = ACCEPTED
+                return reloaded
             finally:
+                service.reloaded(result, time.monotonic() - began)
                 service.manager.tell("READY=1", f"STATUS={service.summary()}", wait=True)
 
     async def _reload(self, *, force: bool) -> Reloaded:
@@ -137,8 +141,8 @@ class Operations:
         except ConfigError as e:
             service.refuse(e)
             raise
-        service.config_view = ConfigView(True, time.time(), ())
-        configure(config.log.level, config.log.format)
+        service.config_view = replace(service.config_view, successful=True, accepted=time.time(), problems=())
+        configure(config.log.level, config.log.format, config.fabric_log_levels)
         if service.http.moves(config.http.address):
             await service.http.move(config.http.address, listener)
         reloaded = Reloaded()
@@ -224,10 +228,8 @@ class Operations:
     async def _add(self, config: Config, reloaded: Reloaded) -> None:
         service = self._service
         added = [service.add(name) for name in config.fabrics.keys() - service.workers.keys()]
+        await service.start(added)
         for worker in added:
-            worker.start()
-        for worker in added:
-            await worker.settled.wait()
             name = worker.fabric.name
             if worker.state is State.SERVING:
                 reloaded.added.append(name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
@@ -22,14 +22,18 @@ from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
 from famezd.supervisor.http import HttpError, Server
 from famezd.supervisor.job import is_restart
-from famezd.supervisor.metrics import registry
 from famezd.supervisor.operations import Operations
+from famezd.supervisor.ownmetrics import registry
 from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
+from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
 from famezd.supervisor.view import ConfigView, FabricView, look
 from famezd.supervisor.worker import State, Worker
+
+STARTS = 8
+"""Workers that are started at once."""
 
 
 class ServiceError(FamezError):
@@ -62,7 +66,8 @@ class Service:
         self._remarked = ""
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
-        asked = partial(application, self.look, self.config, registry(self.look, self.config), self._history)
+        scraper = Scraper(lambda: self.workers, self.look_at, registry(self.config))
+        asked = partial(application, self.look, self.config, scraper, self._history)
         self.http = Server(asked(None), asked(self._operations), store.others)
 
     async def run(self) -> None:
@@ -96,6 +101,22 @@ class Service:
         self.workers[name] = worker
         return worker
 
+    async def start(self, workers: Iterable[Worker]) -> None:
+        """Starts workers that nobody has started yet, a few at a time; returns when each serves or has failed.
+
+        To start a hundred at once takes seconds, in which this loop would hear nothing of what they tell.
+        """
+        few = asyncio.Semaphore(STARTS)
+
+        async def start(worker: Worker) -> None:
+            async with few:
+                # A reload may have started or removed it meanwhile.
+                if worker.state is State.STOPPED and self.workers.get(worker.fabric.name) is worker:
+                    worker.start()
+                await worker.settled.wait()
+
+        await asyncio.gather(*map(start, workers))
+
     def accept(self, config: Config, served: dict[str, Fabric]) -> None:
         """From now on this is what is in force, together with the workers' fault rules; the next famezd is told."""
         faults = {name: worker.faults for name, worker in self.workers.items() if worker.faults.last}
@@ -106,15 +127,24 @@ class Service:
         """Says that the configuration in the files is wrong: what was accepted before is served on."""
         for problem in error.problems:
             self._log.error("configuration refused", problem=str(problem))
-        self.config_view = ConfigView(False, self.config_view.accepted, error.problems)
+        self.config_view = replace(self.config_view, successful=False, problems=error.problems)
+
+    def reloaded(self, result: str, seconds: float) -> None:
+        """A reload took so long."""
+        reloads = {**self.config_view.reloads, result: self.config_view.reloads[result] + 1}
+        self.config_view = replace(self.config_view, reload_seconds=seconds, reloads=reloads)
 
     def look(self) -> list[FabricView]:
         """A view of each fabric."""
-        served = self.accepted.served
-        return [
-            look(worker, self.accepted.config.fabrics.get(name) if name in served else None)
-            for name, worker in sorted(self.workers.items())
-        ]
+        return [self._look(name, worker) for name, worker in sorted(self.workers.items())]
+
+    def look_at(self, name: str) -> FabricView | None:
+        """A view of one fabric, None if there is none of that name."""
+        worker = self.workers.get(name)
+        return None if worker is None else self._look(name, worker)
+
+    def _look(self, name: str, worker: Worker) -> FabricView:
+        return look(worker, self.accepted.config.fabrics.get(name) if name in self.accepted.served else None)
 
     def config(self) -> ConfigView:
         """How the last attempt to read the configuration went."""
@@ -132,9 +162,7 @@ class Service:
         self.tell_of_http()
 
     async def _serve(self) -> None:
-        for worker in self.workers.values():
-            worker.start()
-        started = asyncio.gather(*(worker.settled.wait() for worker in self.workers.values()))
+        started = asyncio.ensure_future(self.start(list(self.workers.values())))
         stop = asyncio.ensure_future(self._stop.wait())
         keep_alive = asyncio.ensure_future(self._keep_alive())
         keep_history = asyncio.ensure_future(self._keep_history(started))
@@ -246,7 +274,7 @@ class Service:
             parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
         return "; ".join(parts)
 
-    async def _keep_history(self, started: asyncio.Future[list[Literal[True]]]) -> None:
+    async def _keep_history(self, started: asyncio.Future[None]) -> None:
         await asyncio.wait([started])
         while True:
             self._history.note(self.look())

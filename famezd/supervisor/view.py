@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from famezd.config import Fabric, Problem
+from famezd.mailbox import Slots
 from famezd.statepage import StatePage, Table
 from famezd.stats import ANYBODY, SWITCH_ROW, Page
 from famezd.supervisor.faults import FaultView, look_at_faults
 from famezd.supervisor.settings import misfits, personality
-from famezd.supervisor.worker import State, Worker
+from famezd.supervisor.worker import Resumes, State, Worker
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class PeerView:
     kind: str
 
 
+ACCEPTED, REFUSED = "accepted", "refused"
+"""Results of a reload."""
+
+
 @dataclass(frozen=True)
 class ConfigView:
     """How the last attempt to read the configuration went."""
@@ -39,6 +45,10 @@ class ConfigView:
     accepted: float
     """When one was accepted last, in seconds of the real-time clock."""
     problems: tuple[Problem, ...]
+    reload_seconds: float = 0.0
+    """How long the last reload took, be it refused; 0 before the first."""
+    reloads: Mapping[str, int] = field(default_factory=lambda: {ACCEPTED: 0, REFUSED: 0})
+    """How many there were, by result."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +73,20 @@ class FabricView:
     """Settings that have changed, and are in force when it is restarted: a phrase each."""
     faults: tuple[FaultView, ...] = ()
     """The fault rules, in order."""
+    resumes: Mapping[str, Resumes] = field(default_factory=dict)
+    """How often another worker went on with the fabric, by cause."""
     switch: PeerView | None = None
     """Where the switch is a peer itself, and the fabric is served; the pid is its worker's."""
-
+    gauges: Mapping[str, int] = field(default_factory=dict)
+    """By the names of `famezd.stats.GAUGES`; while it is not served, as its worker left them."""
+    held: int = 0
+    """Doorbells that fault rules hold up."""
     page: int = 0
     """Tells its stats page from others: where it is another one, the counters began anew; 0 while there is none."""
     state_page: StatePage | None = None
     """Where its switch keeps what it knows, None where it knows nothing."""
+    slots: Slots | None = None
+    """The mailbox's, None where it has none."""
 
     @property
     def everybody(self) -> tuple[PeerView, ...]:
@@ -80,6 +97,14 @@ class FabricView:
     def switch_state(self) -> Table:
         """What its switch knows now; raises StateError if that cannot be read."""
         return {} if self.state_page is None else self.state_page.read()[0]
+
+    @property
+    def standing(self) -> int:
+        """Messages that stand in slots, and were not taken yet; 0 where that cannot be read."""
+        try:
+            return 0 if self.slots is None else self.slots.pending_up_to(self.fabric.peers + 1)
+        except OSError:
+            return 0
 
     @property
     def up(self) -> bool:
@@ -95,17 +120,27 @@ class FabricView:
 def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     """What is to be seen of a worker's fabric now; `awaited` is what it is to be when it is restarted."""
     page = worker.page
-    waiting = () if awaited is None else tuple(misfits(awaited, worker.fabric, worker.settings))
-    failure = worker.failure if worker.state is State.FAILED else ""
-    faults = look_at_faults(worker.faults, page)
     seen = FabricView(
-        worker.fabric, worker.state, worker.pid, worker.restarts, (), {}, {}, {}, failure, waiting, faults
+        worker.fabric,
+        worker.state,
+        worker.pid,
+        worker.restarts,
+        peers=(),
+        totals={},
+        pairs={},
+        vectors={},
+        failure=worker.failure if worker.state is State.FAILED else "",
+        waiting=() if awaited is None else tuple(misfits(awaited, worker.fabric, worker.settings)),
+        faults=look_at_faults(worker.faults, page),
+        resumes=worker.resumes,
+        state_page=worker.state_page,
+        slots=worker.slots,
     )
-    seen = replace(seen, state_page=worker.state_page)
-    if page is None:
-        return seen
-    seen = replace(seen, page=page.identity)
-    ids = _ids(worker.fabric, page)
+    return seen if page is None else _look_at_page(seen, worker, page)
+
+
+def _look_at_page(seen: FabricView, worker: Worker, page: Page) -> FabricView:
+    """With what the stats page tells."""
     occupants = page.occupants() if seen.up else []
     if seen.up:
         worker.names.look(occupants, worker.nodename, worker.switch)
@@ -115,8 +150,19 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
         there.add(worker.fabric.peers)
         # It began with its fabric, and nobody wrote down when.
         switch = PeerView(worker.switch, worker.pid, os.geteuid(), 0.0, *worker.names.of(worker.switch))
-    pairs, vectors = _doorbells(page, ids, there, relayed=worker.fabric.doorbells == "relayed")
-    return replace(seen, peers=peers, switch=switch, totals=page.totals(), pairs=pairs, vectors=vectors)
+    relayed = worker.fabric.doorbells == "relayed"
+    pairs, vectors = _doorbells(page, _ids(worker.fabric, page), there, relayed=relayed)
+    return replace(
+        seen,
+        peers=peers,
+        switch=switch,
+        totals=page.totals(),
+        pairs=pairs,
+        vectors=vectors,
+        gauges=page.gauges(),
+        held=sum(page.held().values()),
+        page=page.identity,
+    )
 
 
 def _ids(fabric: Fabric, page: Page) -> list[int | None]:
@@ -139,20 +185,20 @@ def _doorbells(
         if dst_id is None:
             continue
         former = departed[dst * width : (dst + 1) * width]
-        if any(former):
-            for vector, n in enumerate(former):
-                vectors[dst_id, vector] += n
+        could_be_rung = any(former)
         # Of a direct fabric only what the switch is party to is seen, and who rang it is not.
         sources = range(rows) if relayed else [r for r in range(rows) if (r == ANYBODY) == (dst == places - 1)]
-        for row in sources:
+        starts = ((row * places + dst) * width for row in sources)
+        rung = [counters[at : at + width] for at in starts]
+        for row, counts in zip(sources, rung, strict=True):
             src = row if relayed else places - 1
-            src_id = ids[src]
-            at = (row * places + dst) * width
-            rung = counters[at : at + width]
-            if not any(rung) and not (dst in there and src in there and src != dst):
+            n, src_id = sum(counts), ids[src]
+            if not n and not (dst in there and src in there and src != dst):
                 continue
-            for vector, n in enumerate(rung):
-                vectors[dst_id, vector] += n
+            could_be_rung = True
             if src_id is not None and (relayed or row == SWITCH_ROW):
-                pairs[src_id, dst_id] += sum(rung)
+                pairs[src_id, dst_id] += n
+        if could_be_rung:
+            for vector, n in enumerate(map(sum, zip(former, *rung, strict=True))):
+                vectors[dst_id, vector] += n
     return dict(pairs), dict(vectors)

@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import structlog
 
@@ -48,6 +49,9 @@ One that served for a while is replaced at once: its peers are waiting.
 GIVE_UP = 5
 """Deaths in a row, each soon after the start, after which the fabric is reported as failed; it is tried on and on."""
 
+DEATH, RESTART = CAUSES = ("death", "restart")
+"""Why another process goes on with a fabric."""
+
 _TAKEN = {"event", "level", "self", "fabric", "exc_info", "stack_info", "stack", "exception", "timestamp"}
 """Names of fields that are structlog's or our own."""
 
@@ -56,6 +60,14 @@ _PEER = re.compile(r"\d{1,5}", re.ASCII)
 
 class NotServingError(FamezError):
     """What was asked of a fabric needs a worker that serves."""
+
+
+class Resumes(NamedTuple):
+    """Times that another process went on with a fabric."""
+
+    times: int
+    seconds: float
+    """For which nobody served it, all in all."""
 
 
 class State(enum.Enum):
@@ -95,6 +107,8 @@ class Worker:
         self.state = State.STOPPED
         self.restarts = 0
         """How often a dead worker was replaced."""
+        self.resumes: Mapping[str, Resumes] = dict.fromkeys(CAUSES, Resumes(0, 0.0))
+        """How often another process went on with the fabric, by cause."""
         self.failure = ""
         """Why the fabric is not served, if its state is FAILED."""
         self.page: Page | None = None
@@ -115,6 +129,7 @@ class Worker:
         self._pause = 0.0
         self._deaths = 0
         self._served_since = 0.0
+        self._died_at: float | None = None
         self._resumes = bool(shelf.kept)
         self._process = self._new_process()
         self._successor: Process | None = None
@@ -137,14 +152,19 @@ class Worker:
         switch = personality(self.fabric.personality)
         return switch.first_id + self.fabric.peers if has_switch(switch, self.settings) else None
 
-    def nodename(self, peer: int) -> str:
-        """What stands in a peer's slot of the mailbox, whoever wrote it; "" where there are no slots."""
+    @property
+    def slots(self) -> Slots | None:
+        """The mailbox's slots, as long as it keeps its descriptor; None where there are none."""
         mailbox = self._shelf.kept.get(MAILBOX)
         if not mailbox or not personality(self.fabric.personality).has_slots:
-            return ""
+            return None
+        # Never through a mapping: whoever has the file could cut it.
+        return Slots(FileMemory(mailbox[0]))
+
+    def nodename(self, peer: int) -> str:
+        """What stands in a peer's slot of the mailbox, whoever wrote it; "" where there are no slots."""
         try:
-            # Never through a mapping: whoever has the file could cut it.
-            return Slots(FileMemory(mailbox[0])).nodename(peer)
+            return "" if (slots := self.slots) is None else slots.nodename(peer)
         except OSError:
             return ""
 
@@ -192,7 +212,7 @@ class Worker:
         self.stop()
         await self.settled.wait()
         self._define(fabric)
-        self._pause, self._deaths = 0.0, 0
+        self._pause, self._deaths, self._died_at = 0.0, 0, None
         self.start()
         await self.settled.wait()
 
@@ -286,6 +306,7 @@ class Worker:
         pause = time.monotonic() - began
         old.kill()
         self._require_serving()
+        self._resumed(RESTART, pause)
         self._log.info("worker succeeded", pid=new.pid, pause_ms=round(pause * 1e3, 1))
         return pause
 
@@ -342,12 +363,20 @@ class Worker:
             self.failure = ""
             self._to(State.SERVING)
             self._served_since = time.monotonic()
+            if self._died_at is not None:
+                self._resumed(DEATH, self._served_since - self._died_at)
+                self._died_at = None
             if self._told_faults != self.settings.faults:
                 # They were changed while it started.
                 self._tell_faults()
         if self.state is State.SERVING:
             self.settled.set()
             self._expect_within(WATCHDOG)
+
+    def _resumed(self, cause: str, seconds: float) -> None:
+        """For so long nobody served."""
+        times, before = self.resumes[cause]
+        self.resumes = {**self.resumes, cause: Resumes(times + 1, before + seconds)}
 
     def _look_at(self, descriptor: int) -> None:
         if self.page is not None:
@@ -407,6 +436,8 @@ class Worker:
             self._pause, self._deaths = 0.0, 0
         self._deaths += 1
         self.restarts += 1
+        if self._died_at is None:
+            self._died_at = time.monotonic()
         self._log.error("worker died, it is started again", how=how, pause=self._pause)
         if self._deaths >= GIVE_UP:
             last = f", its last words: {self._last_line}" if self._last_line else ""

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from famezd.mailbox import MAX_TEXT, MailboxError, Memory, Slots
 from famezd.statepage import State, Table
+from famezd.stats import NOT_SENT, NOT_TAKEN, TAKEN
 
 NEWCOMER: Final = "Driverless QEMU"
 """The component class of a peer that has not written its own yet."""
@@ -37,9 +38,19 @@ class Messenger:
     """The slots of a fabric with ids from 1 to `peers`, and the messages of its switch, whose id comes after them."""
 
     def __init__(
-        self, memory: Memory, peers: int, ring: Callable[[int, int], None], log: Callable[..., None], *, is_peer: bool
+        self,
+        memory: Memory,
+        peers: int,
+        ring: Callable[[int, int], None],
+        log: Callable[..., None],
+        count: Callable[[str], None],
+        *,
+        is_peer: bool,
     ) -> None:
-        """`ring` rings a peer on a vector as the switch; where it is no peer (`is_peer`), its slot stays blank."""
+        """`ring` rings a peer on a vector as the switch; where it is no peer (`is_peer`), its slot stays blank.
+
+        `count` is told what became of each message of the switch's: one of `famezd.stats.SAID`.
+        """
         self.slots = Slots(memory)
         self.due: float | None = None
         """When `tick` is to be called, in seconds of the monotonic clock, None for never."""
@@ -48,6 +59,7 @@ class Messenger:
         self._is_peer = is_peer
         self._ring = ring
         self._log = log
+        self._count = count
         self._queue: deque[_Outgoing] = deque()
         # The peer that has not acknowledged yet, and since when:
         self._waiting: tuple[int, float] | None = None
@@ -86,8 +98,13 @@ class Messenger:
         """Blanks the slot, and takes back what the peer was to be sent."""
         self.slots.clear(peer)
         self._deaf.discard(peer)
+        for message in self._queue:
+            if message.peer == peer:
+                self._count(NOT_SENT)
         self._queue = deque(message for message in self._queue if message.peer != peer)
         if self._waiting is not None and self._waiting[0] == peer:
+            self._count(NOT_TAKEN if self.slots.pending(self._switch) else TAKEN)
+            self._waiting = None
             self.slots.acknowledge(self._switch)
         self.send_next()
 
@@ -156,6 +173,7 @@ class Messenger:
         if len(message.text) > MAX_TEXT:
             raise MailboxError(f"a message of {len(message.text)} bytes to peer {peer}; at most {MAX_TEXT} fit")
         if sum(waiting.peer == peer for waiting in self._queue) >= QUEUED:
+            self._count(NOT_SENT)
             self._log("message not sent: the peer takes none", peer=peer)
             return
         self._queue.append(message)
@@ -168,12 +186,14 @@ class Messenger:
             if self._waiting is not None:
                 peer, since = self._waiting
                 if not self.slots.pending(self._switch):
+                    self._count(TAKEN)
                     self._deaf.discard(peer)
                 elif now < since + self._patience(peer):
                     self.due = now + LOOK_AGAIN
                     return sent
                 else:
                     self._deaf.add(peer)
+                    self._count(NOT_TAKEN)
                     self._log("message not taken in time", peer=peer)
                 self._waiting = None
             if not self._queue:

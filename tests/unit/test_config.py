@@ -208,7 +208,8 @@ MAIN_MISTAKES = [
 ]
 
 PHRASES = {
-    "keys": "personality, peers, vectors, doorbells, ports, socket, mailbox, access, faults, pins, genz, options",
+    "keys": "personality, peers, vectors, doorbells, ports, socket, mailbox, access, metrics, log, faults, pins, genz,"
+    " options",
     "user": "must be the name or number of a user",
     "group": "must be the name or number of a group",
     "make_it": "make it, or name another",
@@ -767,7 +768,7 @@ def install(monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
 
 SECTIONS: dict[type[MainSettings] | type[FabricSettings], list[str]] = {
     MainSettings: ["http", "log", "control"],
-    FabricSettings: ["socket", "mailbox", "access", "genz"],
+    FabricSettings: ["socket", "mailbox", "access", "metrics", "log", "genz"],
 }
 KEYS = [
     *(key for model in SECTIONS for key in model.model_fields),

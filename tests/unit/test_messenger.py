@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from famezd.mailbox import MAX_TEXT, slots_size
+from famezd.stats import QUEUED, SAID
 from famezd.switch import messenger
+from famezd.switch.genz import Genz
 from tests.unit.switch_rig import PEERS, SWITCH, Rig
 
 
@@ -297,3 +299,65 @@ def test_a_silent_switch_lays_out_and_is_not_there() -> None:
     assert not rig.rung
     assert not rig.logged
     rig.close()
+
+
+# What is counted
+
+
+def test_messages_are_counted_by_what_they_are(rig: Rig) -> None:
+    texts = {
+        "ping": ["ping", "ping!EZT=3", " ping\n"],
+        "dump": ["dump"],
+        "text": ["hello", "ping pong", "pong"],
+        "link_ctl": ["Link CTL Peer-Attribute", "link  ctl NAK no"],
+        "link_rfc": ["Link RFC TTC=100us"],
+        "ctl_write": ["CTL-Write Space=0,PFMCID=1,PFMSID=1,CID=1,SID=1,Tag=1"],
+        "acknowledgment": ["Standalone Acknowledgment Tag=9,Reason=OK"],
+    }
+    for text in (text for said in texts.values() for text in said):
+        rig.send(1, text)
+        rig.answers()
+    counted = {name: n for name, n in rig.page.totals().items() if name.startswith(("heard_", "failed_")) and n}
+    assert counted == {f"heard_{kind}": len(said) for kind, said in texts.items()}
+    for malformed in (b"Link CTL nonsense", b"\xff"):
+        rig.send(1, malformed)
+    assert rig.total("messages_malformed") == 2
+    assert counted == {name: n for name, n in rig.page.totals().items() if name in counted}
+
+
+def test_a_message_at_which_the_personality_fails_is_counted_as_such() -> None:
+    class Tested(Genz):
+        def message(self, src: int, text: str) -> None:
+            raise ValueError(text)
+
+    rig = Rig(Tested)
+    rig.send(1, "dump")
+    assert (rig.total("failed_dump"), rig.total("heard_dump"), rig.total("personality_errors")) == (1, 0, 1)
+    rig.close()
+
+
+def test_the_switchs_messages_are_counted_by_what_became_of_them(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> tuple[int, ...]:
+        return tuple(rig.total(name) for name in SAID)
+
+    rig.send(1, "ping")
+    assert said() == (0, 0, 0), "nobody knows yet"
+    assert rig.answers() == [b"pong"]
+    assert said() == (1, 0, 0)
+    for _ in range(1 + messenger.QUEUED + 2):
+        rig.send(1, "ping")
+    assert rig.page.gauges()[QUEUED] == messenger.QUEUED
+    assert said() == (1, 0, 2)
+    rig.switch.left(1)
+    assert rig.page.gauges()[QUEUED] == 0
+    assert said() == (1, 1, 2 + messenger.QUEUED), "what stood there, and what waited"
+    monkeypatch.setattr(messenger, "TAKE_WITHIN", 0.0)
+    rig.send(2, "ping")
+    assert said() == (1, 2, 2 + messenger.QUEUED)
+    monkeypatch.setattr(messenger, "TAKE_WITHIN", 1000.0)
+    rig.send(2, "ping")
+    assert rig.answers() == [b"pong"]
+    rig.send(3, "ping")
+    rig.take()
+    rig.switch.left(3)
+    assert said() == (3, 2, 2 + messenger.QUEUED), "it was taken before its receiver left"

@@ -17,7 +17,9 @@ from famezd.fabric.settings import Settings
 from famezd.faults import MAX_RULES
 from famezd.stats import (
     ANYBODY,
+    BATCHES,
     COUNT_LIMIT,
+    GAUGES,
     IN_FLIGHT,
     JOINS,
     LAYOUT_VERSION,
@@ -365,3 +367,22 @@ def test_the_doorbells_follow_the_places(page: Page) -> None:
     assert shape.journal_at == shape.told_at + shape.places * (TOLD_WORDS + shape.places)
     assert shape.ruled_at - shape.rules_at == MAX_RULES * RULE_WORDS
     assert shape.passed_at - shape.ruled_at == shape.words - shape.passed_at == shape.places * shape.vectors
+
+
+@pytest.mark.parametrize("bells", range(1, 300))
+def test_a_batch_is_of_the_first_class_that_has_room_for_it(page: Page, bells: int) -> None:
+    page.batch(bells)
+    page.batch(bells)
+    most = next((str(most) for most in BATCHES if bells <= most), "inf")
+    counted = {name: n for name, n in page.totals().items() if name.startswith("batch_") and n}
+    assert counted == {f"batch_{most}": 2, "batch_bells": 2 * bells}
+
+
+def test_gauges_and_totals_have_room(page: Page) -> None:
+    assert len(TOTALS) + len(GAUGES) <= TOTALS_WORDS
+    for n, name in enumerate(GAUGES, 1):
+        page.words[page.gauge_at(name)] = n
+    assert page.gauges() == {name: n for n, name in enumerate(GAUGES, 1)}
+    assert set(page.totals().values()) == {0}
+    assert not any(page.doorbells())
+    assert not page.occupants()
