@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from aiohttp import web
 
-from famezd.config import Config, Control
+from famezd.config import Config, Control, Http
 from famezd.errors import FamezError
 from famezd.fabric.listener import identity, listen, unlink
+from famezd.httpsettings import TlsError, is_loopback
+from famezd.supervisor.gate import Gate
+from famezd.supervisor.policy import Policy
 
 HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""
@@ -19,7 +25,16 @@ ENDS_WITHIN = 0.5
 
 
 class HttpError(FamezError):
-    """An address cannot be listened on."""
+    """HTTP cannot be served so."""
+
+
+class Prepared(NamedTuple):
+    """What it takes to serve HTTP by other settings, made before anything has changed."""
+
+    http: Http
+    listener: socket.socket | None
+    """Where to listen, None to stay where it is, or for nowhere."""
+    tls: ssl.SSLContext | None
 
 
 class Server:
@@ -30,10 +45,13 @@ class Server:
         self.url = ""
         """Of the public one, "" where it is not served."""
         self._given = given
+        self._policy = Policy(Http())
+        self._policy.guard(public)
         self._public = _runner(public)
+        self._gate = Gate(self._protocol)
         self._control = _runner(control)
         self._address: tuple[str, int] | None = None
-        self._sites: list[web.SockSite] = []
+        self._servers: list[asyncio.Server] = []
         self._socket: tuple[str, tuple[int, int] | None] | None = None
 
     async def start_control(self, config: Config) -> None:
@@ -48,29 +66,40 @@ class Server:
         for listener in listeners:
             await web.SockSite(self._control, listener).start()
 
-    async def start_public(self, address: tuple[str, int] | None) -> None:
+    async def start_public(self, http: Http) -> None:
         """Listens on TCP; raises HttpError."""
         await self._public.setup()
-        if HTTP in self._given:
-            listeners = [socket.socket(fileno=fd) for fd in self._given[HTTP]]
-        else:
-            listeners = [] if address is None else [bind(*address)]
-            self._address = address
-        for listener in listeners:
-            await self._serve(listener)
+        await self.change(self.prepare(http))
 
-    def moves(self, address: tuple[str, int] | None) -> bool:
-        """Whether to serve on `address` would be a change."""
-        return HTTP not in self._given and address != self._address
+    def prepare(self, http: Http) -> Prepared:
+        """Looks whether HTTP can be served by these settings, and makes what it takes; raises HttpError."""
+        for descriptor in self._given.get(HTTP, ()):
+            _require_permission(descriptor, http)
+        try:
+            tls = None if http.tls is None else http.tls.context()
+        except TlsError as e:
+            raise HttpError(f"cannot serve HTTP by TLS: {e}") from e
+        listener = bind(*http.address) if self._moves(http) and http.address is not None else None
+        return Prepared(http, listener, tls)
 
-    async def move(self, address: tuple[str, int] | None, listener: socket.socket | None) -> None:
-        """Serves on `listener`, which is bound to `address`, and no longer where it did."""
-        former, self._sites, self.url = self._sites, [], ""
-        if listener is not None:
-            await self._serve(listener)
-        self._address = address
-        for site in former:
-            await site.stop()
+    async def change(self, prepared: Prepared) -> None:
+        """Serves so from now on; who is connected may go on asking, if that is still permitted."""
+        self._policy.http, self._gate.tls = prepared.http, prepared.tls
+        if HTTP in self._given and not self._servers:
+            for descriptor in self._given[HTTP]:
+                await self._serve(socket.socket(fileno=descriptor))
+        elif self._moves(prepared.http):
+            former, self._servers, self.url = self._servers, [], ""
+            if prepared.listener is not None:
+                await self._serve(prepared.listener)
+            self._address = prepared.http.address
+            for server in former:
+                server.close()
+        elif self.url:
+            self.url = self._scheme + self.url.partition(":")[2]
+
+    def _moves(self, http: Http) -> bool:
+        return HTTP not in self._given and http.address != self._address
 
     def permit(self, control: Control) -> None:
         """Gives the control socket other permissions."""
@@ -85,16 +114,40 @@ class Server:
         """Ends both, and removes the control socket."""
         if self._socket is not None:
             unlink(*self._socket)
+        for server in self._servers:
+            server.close()
         for runner in (self._public, self._control):
             await runner.cleanup()
 
     async def _serve(self, listener: socket.socket) -> None:
-        site = web.SockSite(self._public, listener)
-        await site.start()
-        self._sites.append(site)
-        if listener.family != socket.AF_UNIX:
-            host, port = listener.getsockname()[:2]
-            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        loop = asyncio.get_running_loop()
+        if listener.family == socket.AF_UNIX:
+            self._servers.append(await loop.create_unix_server(self._gate, sock=listener))
+            return
+        self._servers.append(await loop.create_server(self._gate, sock=listener))
+        host, port = listener.getsockname()[:2]
+        self.url = self._scheme + (f"//[{host}]:{port}" if ":" in host else f"//{host}:{port}")
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What speaks HTTP on one connection."""
+        assert self._public.server is not None, "set up before anything is listened on"  # noqa: S101
+        return self._public.server()
+
+    @property
+    def _scheme(self) -> str:
+        return "http:" if self._gate.tls is None else "https:"
+
+
+def _require_permission(descriptor: int, http: Http) -> None:
+    """Raises HttpError for a socket that systemd handed on, if it is for others than may be served."""
+    with socket.socket(fileno=os.dup(descriptor)) as given:
+        if given.family == socket.AF_UNIX or is_loopback(given.getsockname()[0]) or http.is_for_others:
+            return
+        where = "{}:{}".format(*given.getsockname()[:2])
+    raise HttpError(
+        f"cannot serve HTTP on {where}, which systemd handed on: other machines may reach it;"
+        " set http.tls and http.users, or http.allow_remote: true, with which whoever can connect can read"
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from famezd.configreport import report
 from famezd.errors import FamezError
 from famezd.faultsettings import read_fault
 from famezd.supervisor.faults import FaultTable
-from famezd.supervisor.http import HttpError, bind
+from famezd.supervisor.http import HttpError, Prepared
 from famezd.supervisor.logs import configure
 from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import misfits, worker_settings
@@ -131,15 +130,14 @@ class Operations:
             config = self.check()
             if not force and (refused := list(removals(service.path, service.workers, config))):
                 raise ConfigError(refused)  # noqa: TRY301 (one among those of the calls around it)
-            listener = self._bind(config)
+            http = self._prepare(config)
         except ConfigError as e:
             service.refuse(e)
             raise
         service.config_view = ConfigView(True, time.time(), ())
         configure(config.log.level, config.log.format)
         service.http.permit(config.control)
-        if service.http.moves(config.http.address):
-            await service.http.move(config.http.address, listener)
+        await service.http.change(http)
         reloaded = Reloaded()
         await self._remove(config, reloaded)
         # What waits for a restart is known before anything is done that may take a while.
@@ -152,15 +150,12 @@ class Operations:
         self._log.info("configuration reloaded", **{key: value for key, value in vars(reloaded).items() if value})
         return reloaded
 
-    def _bind(self, config: Config) -> socket.socket | None:
-        """Listens where HTTP is to move, None if it is not; raises ConfigError if that cannot be done."""
-        service = self._service
-        if config.http.address is None or not service.http.moves(config.http.address):
-            return None
+    def _prepare(self, config: Config) -> Prepared:
+        """What HTTP needs to be served as it is configured now; raises ConfigError if it cannot be."""
         try:
-            return bind(*config.http.address)
+            return self._service.http.prepare(config.http)
         except HttpError as e:
-            raise ConfigError([Problem(service.path, 1, 1, "http.listen", str(e))]) from e
+            raise ConfigError([Problem(self._service.path, 1, 1, "http.listen", str(e))]) from e
 
     async def _remove(self, config: Config, reloaded: Reloaded) -> None:
         workers = self._service.workers

@@ -20,6 +20,7 @@ from famezd.notify import NotifySocket
 from famezd.remedies import REMEDIES
 from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
+from famezd.supervisor.health import unready
 from famezd.supervisor.http import HttpError, Server
 from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics import registry
@@ -122,7 +123,7 @@ class Service:
     async def _listen(self) -> None:
         await self.http.start_control(self.accepted.config)
         try:
-            await self.http.start_public(self.accepted.config.http.address)
+            await self.http.start_public(self.accepted.config.http)
         except HttpError as e:
             if not self._resumes:
                 raise
@@ -228,11 +229,11 @@ class Service:
 
     def summary(self) -> str:
         """How things are, in one line."""
-        serving = sum(worker.state is State.SERVING for worker in self.workers.values())
+        unserved = unready(self.workers.values())
         peers = sum(len(worker.page.occupants()) for worker in self.workers.values() if worker.page is not None)
-        parts = [f"{serving} of {len(self.workers)} fabrics serve {peers} peers"]
-        if failed := [name for name, worker in self.workers.items() if worker.state is State.FAILED]:
-            parts.append(f"failed: {', '.join(failed)}")
+        parts = [f"{len(self.workers) - len(unserved)} of {len(self.workers)} fabrics serve {peers} peers"]
+        if unserved:
+            parts.append(f"not served: {', '.join(unserved)}")
         if self.config_view.problems:
             parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
         return "; ".join(parts)
