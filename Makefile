@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format reference bench clean
+.PHONY: help run test lint format reference screenshots page-library bench clean
 
 help:
 	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint    ruff, mypy --strict, shellcheck"
 	@echo "make format  format the code"
 	@echo "make reference  write anew what is generated: man pages, completions, schemas, docs/configuration.md and metrics.md"
+	@echo "make screenshots  take the pictures of the page anew: docs/images"
+	@echo "make page-library  make what the page uses of D3 anew, from npm's packages: see packaging/page/README.md"
 	@echo "make bench   print the benchmarks"
 	@echo "make clean   remove what the others made"
 
@@ -36,6 +38,12 @@ format: $(VENV)/.dev
 
 reference: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m tests.screenshots
+
+page-library:
+	packaging/page/build.sh
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.relay

@@ -49,7 +49,7 @@ class Gate:
     def enter(self, connection: Connection) -> bool:
         """Whether there is room for one more, which now is there."""
         if len(self._open) >= self._limit:
-            waiting = next((other for other in self._open if not other.is_answered), None)
+            waiting = next((other for other in self._open if not other.is_answered and not other.unread), None)
             if waiting is None:
                 return False
             waiting.drop()

@@ -147,7 +147,10 @@ class Operations:
         await self._add(config, reloaded)
         # Now with the fault rules that are in force.
         service.accept(config, served)
-        self._log.info("configuration reloaded", **{key: value for key, value in vars(reloaded).items() if value})
+        did = {key: value for key, value in vars(reloaded).items() if value}
+        self._log.info("configuration reloaded", **did)
+        told = {key: ", ".join(value) for key, value in did.items()}
+        service.timeline.hear("", "info", "configuration reloaded", told)
         return reloaded
 
     def _prepare(self, config: Config) -> Prepared:
@@ -274,7 +277,9 @@ class Operations:
             worker = self._worker(name)
             faults = worker.faults.added(read_fault(asked, worker.fabric))
             await self._put_in_force(worker, faults)
-            self._log.info("fault rule added", fabric=name, rule=faults.rules[-1].rule.text)
+            text = faults.rules[-1].rule.text
+            self._log.info("fault rule added", fabric=name, rule=text)
+            self._service.timeline.hear(name, "info", "fault rule added", {"rule": text})
             return faults.last
 
     async def clear_faults(self, name: str, number: int | None) -> list[int]:
@@ -286,7 +291,10 @@ class Operations:
             worker = self._worker(name)
             before, faults = worker.faults, worker.faults.cleared(number)
             await self._put_in_force(worker, faults)
-            return [numbered.id for numbered in before.rules if numbered not in faults.rules]
+            gone = [numbered for numbered in before.rules if numbered not in faults.rules]
+            for numbered in gone:
+                self._service.timeline.hear(name, "info", "fault rule cleared", {"rule": numbered.rule.text})
+            return [numbered.id for numbered in gone]
 
     async def _put_in_force(self, worker: Worker, faults: FaultTable) -> None:
         service = self._service

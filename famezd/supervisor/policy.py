@@ -106,7 +106,9 @@ def _is_right(password: str, hashed: str) -> bool:
     # Most do without users, and need not have it.
     import bcrypt  # noqa: PLC0415
 
-    return bcrypt.checkpw(password.encode(errors="surrogateescape")[:_LONGEST_PASSWORD], hashed.encode())
+    told = password.encode(errors="surrogateescape")
+    # With a zero byte bcrypt would stop there, or raise an error.
+    return b"\0" not in told and bcrypt.checkpw(told[:_LONGEST_PASSWORD], hashed.encode())
 
 
 def is_ours(host: str, http: Http) -> bool:

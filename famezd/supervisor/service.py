@@ -25,10 +25,13 @@ from famezd.supervisor.http import HttpError, Server
 from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics import registry
 from famezd.supervisor.operations import Operations
+from famezd.supervisor.page import add_page
 from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
+from famezd.supervisor.stream import Stream
+from famezd.supervisor.timeline import Timeline
 from famezd.supervisor.view import ConfigView, FabricView, look
 from famezd.supervisor.worker import State, Worker
 
@@ -54,6 +57,9 @@ class Service:
         """By the fabrics' names."""
         self.config_view = ConfigView(True, time.time(), ())
         self._history = History()
+        self.timeline = Timeline()
+        """What has happened lately, for the page."""
+        self._stream = Stream(lambda: self.workers, self.timeline)
         self._resumes = bool(store.fabrics)
         self._on_ready = ready
         self._log = structlog.get_logger()
@@ -63,7 +69,9 @@ class Service:
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
         asked = partial(application, self.look, self.config, registry(self.look, self.config), self._history)
-        self.http = Server(asked(None), asked(self._operations), store.others)
+        public = asked(None)
+        add_page(public, self._stream)
+        self.http = Server(public, asked(self._operations), store.others)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; raises FamezError if it cannot.
@@ -92,7 +100,15 @@ class Service:
         heard = partial(self._hear, self._notify_socket)
         fabric, shelf = self.accepted.fabric(name), self.store.shelf(name)
         faults = self.accepted.faults.get(name)
-        worker = Worker(fabric, shelf, self._notify_socket.path, heard, changed=self.tell_status, faults=faults)
+        worker = Worker(
+            fabric,
+            shelf,
+            self._notify_socket.path,
+            heard,
+            changed=self.tell_status,
+            told=partial(self.timeline.hear, name),
+            faults=faults,
+        )
         self.workers[name] = worker
         return worker
 
@@ -106,6 +122,7 @@ class Service:
         """Says that the configuration in the files is wrong: what was accepted before is served on."""
         for problem in error.problems:
             self._log.error("configuration refused", problem=str(problem))
+            self.timeline.hear("", "error", "configuration refused", {"problem": str(problem)})
         self.config_view = ConfigView(False, self.config_view.accepted, error.problems)
 
     def look(self) -> list[FabricView]:
@@ -241,7 +258,10 @@ class Service:
     async def _keep_history(self, started: asyncio.Future[list[Literal[True]]]) -> None:
         await asyncio.wait([started])
         while True:
-            self._history.note(self.look())
+            views = self.look()
+            self._history.note(views)
+            if self._stream.is_heard:
+                self._stream.note({view.fabric.name: self._history.rates(view) for view in views})
             await asyncio.sleep(EVERY)
 
     async def _keep_alive(self) -> None:

@@ -105,7 +105,7 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     if page is None:
         return seen
     seen = replace(seen, page=page.identity)
-    ids = _ids(worker.fabric, page)
+    ids = ids_of(worker.fabric, page)
     occupants = page.occupants() if seen.up else []
     if seen.up:
         worker.names.look(occupants, worker.nodename, worker.switch)
@@ -119,7 +119,7 @@ def look(worker: Worker, awaited: Fabric | None = None) -> FabricView:
     return replace(seen, peers=peers, switch=switch, totals=page.totals(), pairs=pairs, vectors=vectors)
 
 
-def _ids(fabric: Fabric, page: Page) -> list[int | None]:
+def ids_of(fabric: Fabric, page: Page) -> list[int | None]:
     """The peer id of each place: with fresh ports that of its present or last occupant."""
     first = personality(fabric.personality).first_id
     if fabric.ports == "sticky":

@@ -170,8 +170,17 @@ def test_users_have_to_say_who_they_are(tmp_path: Path) -> None:
             assert ask(famezd.url, "/metrics", Authorization=basic("alice", PASSWORD))[0] == 200
         # bcrypt looks at 72 bytes, as for Prometheus.
         assert ask(famezd.url, "/metrics", Authorization=basic("bob", "x" * 100))[0] == 200
-        for wrong in ("Basic", "Basic ?", "Bearer x", basic("alice", "x"), basic("eve", PASSWORD), basic("", "")):
+        for wrong in (
+            "Basic",
+            "Basic ?",
+            "Bearer x",
+            basic("alice", "x"),
+            basic("eve", PASSWORD),
+            basic("", ""),
+            basic("alice", "\0"),
+        ):
             assert ask(famezd.url, "/metrics", Authorization=wrong)[0] == 401
+        assert "Traceback" not in famezd.log.read_text()
         # Another password is in force with the reload, and the one before is not known any more.
         users["alice"] = hashed("another")
         famezd.config.write_text(yaml.safe_dump({"http": {"listen": "127.0.0.1:0", "users": users}}))
@@ -203,6 +212,11 @@ def test_https_with_a_certificate_that_is_renewed(tmp_path: Path) -> None:
         assert not trusted()
         assert famezd.ctl("reload").returncode == 0
         assert trusted()
+        # What would change can be asked.
+        changed = {**settings, "listen": f"127.0.0.1:{urlsplit(url).port}", "tls": None}
+        famezd.config.write_text(yaml.safe_dump({"http": changed}))
+        assert "http.tls" in famezd.ctl("diff").stdout
+        famezd.config.write_text(yaml.safe_dump({"http": settings}))
         # One that is none changes nothing.
         tls.key.write_text("no key")
         done = famezd.ctl("reload")
