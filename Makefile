@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format reference bench deb rpm clean
+.PHONY: help run test lint format reference screenshots page-library bench deb rpm clean
 
 help:
 	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint    ruff, mypy --strict, shellcheck"
 	@echo "make format  format the code"
 	@echo "make reference  write anew what is generated: man pages, completions, schemas, docs/configuration.md and metrics.md"
+	@echo "make screenshots  take the pictures of the page anew: docs/images"
+	@echo "make page-library  make what the page uses of D3 anew, from npm's packages: see packaging/page/README.md"
 	@echo "make bench   print the benchmarks"
 	@echo "make deb     build the package for Debian 12 and 13 in dist/, and install what that needs"
 	@echo "make rpm     the same for distributions with RPM"
@@ -38,6 +40,12 @@ format: $(VENV)/.dev
 
 reference: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m tests.screenshots
+
+page-library:
+	packaging/page/build.sh
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.relay

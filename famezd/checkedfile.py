@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -140,5 +141,8 @@ def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
                 found = get_args(found)[0]
             case _:
                 found = found.model_fields[str(part)].annotation
+        if isinstance(found, UnionType):
+            # A section that may be null as a whole.
+            found = next(kind for kind in get_args(found) if kind is not NoneType)
     # Keys are only unknown where pydantic looked for them, in a model.
     return list(found.model_fields)

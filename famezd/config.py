@@ -23,6 +23,7 @@ from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
 from famezd.fabric.pins import port_socket
 from famezd.faultsettings import FaultSettings, list_mistakes
+from famezd.httpsettings import Http
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
 from famezd.switch.genz import MAX_SID, SID
@@ -75,22 +76,6 @@ MAX_SOCKET_PATH_BYTES = 107
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Http(_Model):
-    """Where the metrics and the read-only API are served."""
-
-    listen: Annotated[str, kinds.LISTEN] | None = Field(
-        default="127.0.0.1:9991",
-        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none."
-        " Under systemd famezd-http.socket listens, and its ListenStream= is what counts.",
-        examples=["127.0.0.1:9991", "[::1]:9991", None],
-    )
-
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """Host, without brackets, and port; None to serve none."""
-        return None if self.listen is None else kinds.host_and_port(self.listen)
 
 
 class Log(_Model):
@@ -449,7 +434,7 @@ class MainSettings(_Model):
         " else /run/famez as root, else $XDG_RUNTIME_DIR/famez.",
         examples=["/run/famez"],
     )
-    http: Http = Field(default_factory=Http, description="Where metrics and API are served.")
+    http: Http = Field(default_factory=Http, description="Where the page, the metrics and the API are served.")
     log: Log = Field(default_factory=Log, description="What is logged, and how.")
     control: Control = Field(default_factory=Control, description="Who may use famezctl: permissions of control.sock.")
 
@@ -597,6 +582,8 @@ def _check_between(main: CheckedFile[MainSettings], files: _FabricFiles, config:
     """Report what is wrong between settings, and between files."""
     if why := _too_long(config.control_socket):
         main.report_mistake(Mistake(("runtime_directory",), why))
+    for mistake in main.settings.http.mistakes():
+        main.report_mistake(mistake)
     for file in files.values():
         for mistake in file.settings.mistakes():
             file.report_mistake(mistake)

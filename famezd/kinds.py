@@ -170,6 +170,21 @@ def _listen(value: object) -> str:
     return match[0]
 
 
+def _host_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z]([0-9A-Za-z_.-]*[0-9A-Za-z])?", value):
+        raise NotAllowedError
+    return value.lower()
+
+
+def _users(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise NotAllowedError
+    if any(not isinstance(name, str) or not re.fullmatch("[^:]+", name) or not name.isprintable() for name in value):
+        raise NotAllowedError
+    # A value that is no text is no hash, which is for others to say: the message of a kind would show it.
+    return {str(name): str(hashed) if isinstance(hashed, str) else "" for name, hashed in value.items()}
+
+
 def host_and_port(listen: str) -> tuple[str, int]:
     """Split what `LISTEN` allows: "[::1]:9991" is ("::1", 9991)."""
     host, _, port = listen.rpartition(":")
@@ -347,6 +362,16 @@ LISTEN = Kind(
     "HOST:PORT, such as 127.0.0.1:9991 or [::1]:9991, or null",
     _listen,
     {"type": "string", "pattern": r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+):[0-9]{1,5}$"},
+)
+HOST_NAME = Kind(
+    "the name of a host, without a port, such as fabrics.example.org",
+    _host_name,
+    {"type": "string", "pattern": "^[0-9A-Za-z]([0-9A-Za-z_.-]*[0-9A-Za-z])?$"},
+)
+USERS = Kind(
+    "a mapping of names, without a colon, to bcrypt hashes",
+    _users,
+    {"type": "object", "propertyNames": {"pattern": "^[^:]+$"}, "additionalProperties": {"type": "string"}},
 )
 USER = Kind("the name or number of a user", _account(user_id, last_user_id), _ACCOUNT)
 GROUP = Kind("the name or number of a group", _account(group_id, last_group_id), _ACCOUNT)

@@ -100,7 +100,7 @@ class Famezd:
     @property
     def url(self) -> str:
         """Where it serves HTTP."""
-        found = re.search(r"^metrics\s+(http://\S+)/metrics$", self.printed, re.MULTILINE)
+        found = re.search(r"^metrics\s+(https?://\S+)/metrics$", self.printed, re.MULTILINE)
         assert found is not None, self.printed
         return found[1]
 

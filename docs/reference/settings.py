@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
@@ -54,11 +55,21 @@ def sections(model: type[BaseModel]) -> list[Section]:
 def _settings(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         yield _setting(prefix + name, field)
+        inner = _optional_model(field.annotation)
+        if inner is not None:
+            yield from _settings(inner, f"{prefix}{name}.")
+
+
+def _optional_model(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 (any type there is)
+    """The model of settings that may be null as a whole."""
+    models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return models[0] if isinstance(annotation, types.UnionType) and models else None
 
 
 def _setting(key: str, field: FieldInfo) -> Setting:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     default = extra.get("default", field.get_default())
+    default = str(default) if isinstance(default, Path) else default
     examples = [in_yaml(example) for example in field.examples or []]
     return Setting(key, _allowed(field.annotation, field.metadata), in_yaml(default), _text(field), examples)
 
@@ -79,7 +90,7 @@ def _inner_model(annotation: Any) -> tuple[str, type[BaseModel] | None]:  # noqa
     return "", None
 
 
-def _allowed(annotation: Any, metadata: list[Any]) -> str:  # noqa: ANN401
+def _allowed(annotation: Any, metadata: list[Any]) -> str:  # noqa: ANN401, PLR0911 (one for each kind of type)
     """What a value must be, in the words of the error that says it is not."""
     for kind in metadata:
         if isinstance(kind, Kind):
@@ -89,6 +100,8 @@ def _allowed(annotation: Any, metadata: list[Any]) -> str:  # noqa: ANN401
         return _allowed(arguments[0], list(arguments[1:]))
     if origin is Literal:
         return ", ".join(arguments[:-1]) + f" or {arguments[-1]}"
+    if _optional_model(annotation) is not None:
+        return "a mapping of the next settings; or null"
     if origin in (Union, types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
         allowed = _allowed(inner, [])

@@ -81,7 +81,7 @@ def _shown(arguments: argparse.Namespace, answers: Any) -> str:  # noqa: ANN401
 def _status(verb: str, answers: Any) -> int:  # noqa: ANN401
     """The exit status of a verb that was answered."""
     match verb:
-        case "status" if any(fabric["state"] != "serving" for fabric in answers["fabrics"]):
+        case "status" if answers["unready"]:
             return FABRIC_DOWN
         case "reload" if answers["failed"]:
             return FABRIC_DOWN

@@ -183,7 +183,8 @@ def _print_fabrics(config: Config, url: str) -> None:
         print(f"  mailbox  {fabric.mailbox.file or 'memfd'} ({fabric.mailbox.size} bytes)")
         print(f"  QEMU     {shlex.join(arguments[:2])} \\\n           {shlex.join(arguments[2:])}")
     if url:
-        print(f"\nmetrics  {url}/metrics")
+        print(f"\npage     {url}/")
+        print(f"metrics  {url}/metrics")
     # In a virtual environment the commands are beside this one, and on nobody's PATH.
     famezctl = "famezctl" if shutil.which("famezctl") else str(Path(sys.argv[0]).with_name("famezctl"))
     print(f"status   {shlex.join([famezctl, '-s', str(config.control_socket), 'status'])}", flush=True)

@@ -20,12 +20,16 @@ from famezd.fabric.peer import program
 from famezd.faults import FaultError
 from famezd.statepage import StateError
 from famezd.supervisor.faults import UnknownRuleError
+from famezd.supervisor.health import unready
 from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
 from famezd.supervisor.rates import History
 from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
 from famezd.supervisor.view import ConfigView, FabricView
+
+BODY = 65536
+"""Bytes of a request's body: a fault rule is the longest that is sent."""
 
 Look = Callable[[], Sequence[FabricView]]
 
@@ -39,11 +43,12 @@ def application(
 ) -> web.Application:
     """The application; `look` returns a view of each fabric, without `operations` it is read-only."""
     handlers = _Handlers(look, config, scraper, history)
-    app = web.Application()
+    app = web.Application(client_max_size=BODY)
     app.add_routes(
         [
             web.get("/metrics", handlers.metrics),
             web.get("/healthz", handlers.health),
+            web.get("/readyz", handlers.readiness),
             web.get("/api/v1/status", handlers.status),
             web.get("/api/v1/fabrics/{fabric}/peers", handlers.peers),
             web.get("/api/v1/fabrics/{fabric}/doorbells", handlers.doorbells),
@@ -86,18 +91,25 @@ class _Handlers:
     async def health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
+    async def readiness(self, _: web.Request) -> web.Response:
+        unserved = unready(self._look())
+        if not unserved:
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="".join(f"fabric {name}: {why}\n" for name, why in unserved.items()))
+
     async def status(self, _: web.Request) -> web.Response:
-        config = self._config()
+        config, views = self._config(), self._look()
         return _json(
             {
                 "version": __version__,
+                "unready": unready(views),
                 "pid": os.getpid(),
                 "configuration": {
                     "successful": config.successful,
                     "accepted": config.accepted,
                     "problems": [str(problem) for problem in config.problems],
                 },
-                "fabrics": [_fabric(view, self._history) for view in self._look()],
+                "fabrics": [_fabric(view, self._history) for view in views],
             }
         )
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import errno
-import os
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from famezd.config import Config, Control, Http
-from famezd.errors import FamezError
 from famezd.fabric.listener import ListenerError, give_socket, identity, listen, unlink
+from famezd.httpsettings import TlsError
+from famezd.supervisor.addresses import HttpError, bind, is_at, may_open_none, require_permission
+from famezd.supervisor.gate import Gate
+from famezd.supervisor.policy import Policy
 
 HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""
@@ -26,8 +29,18 @@ _OF_RUNNER = _TIMEOUT if "shutdown_timeout" in signature(web.BaseRunner).paramet
 _OF_SITE = {} if _OF_RUNNER else _TIMEOUT
 
 
-class HttpError(FamezError):
-    """An address cannot be listened on."""
+class Prepared(NamedTuple):
+    """What it takes to serve HTTP by other settings, made before anything has changed."""
+
+    http: Http
+    listener: socket.socket | None
+    """Where to listen, None to stay where it is, or for nowhere."""
+    tls: ssl.SSLContext | None
+
+    def drop(self) -> None:
+        """It will not be needed."""
+        if self.listener is not None:
+            self.listener.close()
 
 
 class Server:
@@ -39,11 +52,14 @@ class Server:
         """Of the public one, "" where it is not served."""
         self._given = given
         self._confined = HTTP not in given and may_open_none()
+        self._policy = Policy(Http())
+        self._policy.guard(public)
         self._public = _runner(public)
+        self._gate = Gate(self._protocol)
         self._control = _runner(control)
         self._address: tuple[str, int] | None = None
         self._places: list[tuple[str, int]] = []
-        self._sites: list[web.SockSite] = []
+        self._servers: list[asyncio.Server] = []
         self._socket: tuple[str, tuple[int, int] | None] | None = None
 
     async def start_control(self, config: Config) -> None:
@@ -58,20 +74,37 @@ class Server:
         for listener in listeners:
             await web.SockSite(self._control, listener, **_OF_SITE).start()
 
-    async def start_public(self, address: tuple[str, int] | None) -> None:
+    async def start_public(self, http: Http) -> None:
         """Listens on TCP; raises HttpError."""
         await self._public.setup()
-        if HTTP in self._given:
-            listeners = [socket.socket(fileno=fd) for fd in self._given[HTTP]]
-        else:
-            listeners = [] if address is None or self._confined else [bind(*address)]
-            self._address = address
-        for listener in listeners:
-            await self._serve(listener)
+        await self.change(self.prepare(http))
 
-    def moves(self, address: tuple[str, int] | None) -> bool:
-        """Whether to serve on `address` would be a change."""
-        return HTTP not in self._given and not self._confined and address != self._address
+    def prepare(self, http: Http) -> Prepared:
+        """Looks whether HTTP can be served by these settings, and makes what it takes; raises HttpError."""
+        for descriptor in self._given.get(HTTP, ()):
+            require_permission(descriptor, http)
+        try:
+            tls = None if http.tls is None else http.tls.context()
+        except TlsError as e:
+            raise HttpError(f"cannot serve HTTP by TLS: {e}") from e
+        listener = bind(*http.address) if self._moves(http) and http.address is not None else None
+        return Prepared(http, listener, tls)
+
+    async def change(self, prepared: Prepared) -> None:
+        """Serves so from now on; who is connected may go on asking, if that is still permitted."""
+        self._policy.http, self._gate.tls = prepared.http, prepared.tls
+        if HTTP in self._given and not self._servers:
+            for descriptor in self._given[HTTP]:
+                await self._serve(socket.socket(fileno=descriptor))
+        elif self._moves(prepared.http):
+            former, self._servers, self._places, self.url = self._servers, [], [], ""
+            if prepared.listener is not None:
+                await self._serve(prepared.listener)
+            self._address = prepared.http.address
+            for server in former:
+                server.close()
+        elif self.url:
+            self.url = self._scheme + self.url.partition(":")[2]
 
     def remark(self, http: Http) -> str:
         """What is not as the configuration says, as systemd listens, or nobody may, and what to do; "" if all is."""
@@ -81,21 +114,12 @@ class Server:
                 "`systemctl enable famezd-http.socket && systemctl restart famezd`, where that fails `systemctl status "
                 "famezd-http.socket` says why; or set http.listen to null"
             )
-        if HTTP not in self._given or http == Http() or _is_at(http.address, self._places):
+        if HTTP not in self._given or http.listen == Http().listen or is_at(http.address, self._places):
             return ""
         what = f"http.listen is {http.listen or 'null'}, but HTTP is served where systemd listens, on {self.url}: "
         if http.listen is None:
             return what + "`systemctl disable famezd-http.socket && systemctl restart famezd`, or leave http.listen out"
         return what + "set ListenStream= there by `systemctl edit famezd-http.socket`, and leave http.listen out"
-
-    async def move(self, address: tuple[str, int] | None, listener: socket.socket | None) -> None:
-        """Serves on `listener`, which is bound to `address`, and no longer where it did."""
-        former, self._sites, self._places, self.url = self._sites, [], [], ""
-        if listener is not None:
-            await self._serve(listener)
-        self._address = address
-        for site in former:
-            await site.stop()
 
     def permit(self, control: Control, former: Control) -> None:
         """Gives the control socket other permissions; raises ListenerError if they are not ours to give.
@@ -118,49 +142,37 @@ class Server:
         """Ends both, and removes the control socket."""
         if self._socket is not None:
             unlink(*self._socket)
+        for server in self._servers:
+            server.close()
+        if _OF_SITE and self._public.server is not None:
+            # Such an aiohttp leaves this to its sites, of which the public one has none.
+            await self._public.shutdown()
+            await self._public.server.shutdown(ENDS_WITHIN)
         for runner in (self._public, self._control):
             await runner.cleanup()
 
+    def _moves(self, http: Http) -> bool:
+        """Whether to serve by these settings is to listen elsewhere."""
+        return HTTP not in self._given and not self._confined and http.address != self._address
+
     async def _serve(self, listener: socket.socket) -> None:
-        site = web.SockSite(self._public, listener, **_OF_SITE)
-        await site.start()
-        self._sites.append(site)
-        if listener.family != socket.AF_UNIX:
-            host, port = listener.getsockname()[:2]
-            self._places.append((host, port))
-            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        loop = asyncio.get_running_loop()
+        if listener.family == socket.AF_UNIX:
+            self._servers.append(await loop.create_unix_server(self._gate, sock=listener))
+            return
+        self._servers.append(await loop.create_server(self._gate, sock=listener))
+        host, port = listener.getsockname()[:2]
+        self._places.append((host, port))
+        self.url = self._scheme + (f"//[{host}]:{port}" if ":" in host else f"//{host}:{port}")
 
+    def _protocol(self) -> asyncio.Protocol:
+        """What speaks HTTP on one connection."""
+        assert self._public.server is not None, "set up before anything is listened on"  # noqa: S101
+        return self._public.server()
 
-def bind(host: str, port: int) -> socket.socket:
-    """Listens on a TCP address; raises HttpError, which says what to do."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as e:
-        # The error's own text tells the address again; a name that is not found has no errno.
-        why = os.strerror(e.errno) if e.errno and e.errno > 0 else e.strerror
-        raise HttpError(f"cannot serve HTTP on {host}:{port}: {why}; stop what listens there or set http.listen") from e
-
-
-def may_open_none() -> bool:
-    """Whether this process may open no network sockets at all, as with RestrictAddressFamilies=AF_UNIX."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.socket(family, socket.SOCK_STREAM).close()
-        except OSError as e:
-            if e.errno == errno.EAFNOSUPPORT:
-                continue
-        return False
-    return True
-
-
-def _is_at(address: tuple[str, int] | None, places: Sequence[tuple[str, int]]) -> bool:
-    """Whether an address is one of the places, as numbers, at which somebody listens."""
-    if address is None:
-        return False
-    with contextlib.suppress(OSError):
-        return any(found[4][:2] in places for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
-    return False
+    @property
+    def _scheme(self) -> str:
+        return "http:" if self._gate.tls is None else "https:"
 
 
 def _runner(application: web.Application) -> web.AppRunner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,9 @@ from famezd.configreport import report
 from famezd.errors import FamezError
 from famezd.fabric.listener import ListenerError
 from famezd.faultsettings import read_fault
+from famezd.supervisor.addresses import HttpError
 from famezd.supervisor.faults import FaultTable
-from famezd.supervisor.http import HttpError, bind
+from famezd.supervisor.http import Prepared
 from famezd.supervisor.logs import configure
 from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import misfits, worker_settings
@@ -136,15 +136,14 @@ class Operations:
             config = self.check()
             if not force and (refused := list(removals(service.path, service.workers, config))):
                 raise ConfigError(refused)  # noqa: TRY301 (one among those of the calls around it)
-            listener = self._bind(config)
-            self._permit(config, listener)
+            http = self._prepare(config)
+            self._permit(config, http)
         except ConfigError as e:
             service.refuse(e)
             raise
         service.config_view = replace(service.config_view, successful=True, accepted=time.time(), problems=())
         configure(config.log.level, config.log.format, config.fabric_log_levels)
-        if service.http.moves(config.http.address):
-            await service.http.move(config.http.address, listener)
+        await service.http.change(http)
         reloaded = Reloaded()
         await self._remove(config, reloaded)
         # What waits for a restart is known before anything is done that may take a while.
@@ -155,27 +154,26 @@ class Operations:
         await self._add(config, reloaded)
         # Now with the fault rules that are in force.
         service.accept(config, served)
-        self._log.info("configuration reloaded", **{key: value for key, value in vars(reloaded).items() if value})
+        did = {key: value for key, value in vars(reloaded).items() if value}
+        self._log.info("configuration reloaded", **did)
+        told = {key: ", ".join(value) for key, value in did.items()}
+        service.timeline.hear("", "info", "configuration reloaded", told)
         return reloaded
 
-    def _bind(self, config: Config) -> socket.socket | None:
-        """Listens where HTTP is to move, None if it is not; raises ConfigError if that cannot be done."""
-        service = self._service
-        if config.http.address is None or not service.http.moves(config.http.address):
-            return None
+    def _prepare(self, config: Config) -> Prepared:
+        """What HTTP needs to be served as it is configured now; raises ConfigError if it cannot be."""
         try:
-            return bind(*config.http.address)
+            return self._service.http.prepare(config.http)
         except HttpError as e:
-            raise ConfigError([Problem(service.path, 1, 1, "http.listen", str(e))]) from e
+            raise ConfigError([Problem(self._service.path, 1, 1, "http.listen", str(e))]) from e
 
-    def _permit(self, config: Config, listener: socket.socket | None) -> None:
-        """Gives the control socket its permissions; raises ConfigError, without `listener`, if it cannot have them."""
+    def _permit(self, config: Config, http: Prepared) -> None:
+        """Gives the control socket its permissions; raises ConfigError, and drops `http`, if it cannot have them."""
         service = self._service
         try:
             service.http.permit(config.control, service.accepted.config.control)
         except ListenerError as e:
-            if listener is not None:
-                listener.close()
+            http.drop()
             raise ConfigError([Problem(service.path, 1, 1, "control", str(e))]) from e
 
     async def _remove(self, config: Config, reloaded: Reloaded) -> None:
@@ -293,7 +291,9 @@ class Operations:
             worker = self._worker(name)
             faults = worker.faults.added(read_fault(asked, worker.fabric))
             await self._put_in_force(worker, faults)
-            self._log.info("fault rule added", fabric=name, rule=faults.rules[-1].rule.text)
+            text = faults.rules[-1].rule.text
+            self._log.info("fault rule added", fabric=name, rule=text)
+            self._service.timeline.hear(name, "info", "fault rule added", {"rule": text})
             return faults.last
 
     async def clear_faults(self, name: str, number: int | None) -> list[int]:
@@ -305,7 +305,10 @@ class Operations:
             worker = self._worker(name)
             before, faults = worker.faults, worker.faults.cleared(number)
             await self._put_in_force(worker, faults)
-            return [numbered.id for numbered in before.rules if numbered not in faults.rules]
+            gone = [numbered for numbered in before.rules if numbered not in faults.rules]
+            for numbered in gone:
+                self._service.timeline.hear(name, "info", "fault rule cleared", {"rule": numbered.rule.text})
+            return [numbered.id for numbered in gone]
 
     async def _put_in_force(self, worker: Worker, faults: FaultTable) -> None:
         service = self._service

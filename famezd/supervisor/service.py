@@ -19,16 +19,21 @@ from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
 from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
+from famezd.supervisor.addresses import HttpError
 from famezd.supervisor.api import application
-from famezd.supervisor.http import HttpError, Server
+from famezd.supervisor.health import unready
+from famezd.supervisor.http import Server
 from famezd.supervisor.job import is_restart
 from famezd.supervisor.operations import Operations
 from famezd.supervisor.ownmetrics import registry
+from famezd.supervisor.page import add_page
 from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
 from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
+from famezd.supervisor.stream import Stream
+from famezd.supervisor.timeline import Timeline
 from famezd.supervisor.view import ConfigView, FabricView, look
 from famezd.supervisor.worker import State, Worker
 
@@ -57,6 +62,9 @@ class Service:
         """By the fabrics' names."""
         self.config_view = ConfigView(True, time.time(), ())
         self._history = History()
+        self.timeline = Timeline()
+        """What has happened lately, for the page."""
+        self._stream = Stream(lambda: self.workers, self.timeline)
         self._resumes = bool(store.fabrics)
         self._on_ready = ready
         self._log = structlog.get_logger()
@@ -68,7 +76,9 @@ class Service:
         self._operations = Operations(self)
         scraper = Scraper(lambda: self.workers, self.look_at, registry(self.config))
         asked = partial(application, self.look, self.config, scraper, self._history)
-        self.http = Server(asked(None), asked(self._operations), store.others)
+        public = asked(None)
+        add_page(public, self._stream)
+        self.http = Server(public, asked(self._operations), store.others)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; raises FamezError if it cannot.
@@ -97,7 +107,15 @@ class Service:
         heard = partial(self._hear, self._notify_socket)
         fabric, shelf = self.accepted.fabric(name), self.store.shelf(name)
         faults = self.accepted.faults.get(name)
-        worker = Worker(fabric, shelf, self._notify_socket.path, heard, changed=self.tell_status, faults=faults)
+        worker = Worker(
+            fabric,
+            shelf,
+            self._notify_socket.path,
+            heard,
+            changed=self.tell_status,
+            told=partial(self.timeline.hear, name),
+            faults=faults,
+        )
         self.workers[name] = worker
         return worker
 
@@ -127,6 +145,7 @@ class Service:
         """Says that the configuration in the files is wrong: what was accepted before is served on."""
         for problem in error.problems:
             self._log.error("configuration refused", problem=str(problem))
+            self.timeline.hear("", "error", "configuration refused", {"problem": str(problem)})
         self.config_view = replace(self.config_view, successful=False, problems=error.problems)
 
     def reloaded(self, result: str, seconds: float) -> None:
@@ -153,7 +172,7 @@ class Service:
     async def _listen(self) -> None:
         await self.http.start_control(self.accepted.config)
         try:
-            await self.http.start_public(self.accepted.config.http.address)
+            await self.http.start_public(self.accepted.config.http)
         except HttpError as e:
             if not self._resumes:
                 raise
@@ -265,11 +284,11 @@ class Service:
 
     def summary(self) -> str:
         """How things are, in one line."""
-        serving = sum(worker.state is State.SERVING for worker in self.workers.values())
+        unserved = unready(self.workers.values())
         peers = sum(len(worker.page.occupants()) for worker in self.workers.values() if worker.page is not None)
-        parts = [f"{serving} of {len(self.workers)} fabrics serve {peers} peers"]
-        if failed := [name for name, worker in self.workers.items() if worker.state is State.FAILED]:
-            parts.append(f"failed: {', '.join(failed)}")
+        parts = [f"{len(self.workers) - len(unserved)} of {len(self.workers)} fabrics serve {peers} peers"]
+        if unserved:
+            parts.append(f"not served: {', '.join(unserved)}")
         if self.config_view.problems:
             parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
         return "; ".join(parts)
@@ -277,7 +296,10 @@ class Service:
     async def _keep_history(self, started: asyncio.Future[None]) -> None:
         await asyncio.wait([started])
         while True:
-            self._history.note(self.look())
+            views = self.look()
+            self._history.note(views)
+            if self._stream.is_heard:
+                self._stream.note({view.fabric.name: self._history.rates(view) for view in views})
             await asyncio.sleep(EVERY)
 
     async def _keep_alive(self) -> None:

@@ -151,7 +151,7 @@ def _look_at_page(seen: FabricView, worker: Worker, page: Page) -> FabricView:
         # It began with its fabric, and nobody wrote down when.
         switch = PeerView(worker.switch, worker.pid, os.geteuid(), 0.0, *worker.names.of(worker.switch))
     relayed = worker.fabric.doorbells == "relayed"
-    pairs, vectors = _doorbells(page, _ids(worker.fabric, page), there, relayed=relayed)
+    pairs, vectors = _doorbells(page, ids_of(worker.fabric, page), there, relayed=relayed)
     return replace(
         seen,
         peers=peers,
@@ -165,7 +165,7 @@ def _look_at_page(seen: FabricView, worker: Worker, page: Page) -> FabricView:
     )
 
 
-def _ids(fabric: Fabric, page: Page) -> list[int | None]:
+def ids_of(fabric: Fabric, page: Page) -> list[int | None]:
     """The peer id of each place: with fresh ports that of its present or last occupant."""
     first = personality(fabric.personality).first_id
     if fabric.ports == "sticky":

@@ -58,6 +58,10 @@ _TAKEN = {"event", "level", "self", "fabric", "exc_info", "stack_info", "stack",
 _PEER = re.compile(r"\d{1,5}", re.ASCII)
 
 
+Told = Callable[[str, str, Mapping[str, str]], None]
+"""Hears a level, an event and its fields."""
+
+
 class NotServingError(FamezError):
     """What was asked of a fabric needs a worker that serves."""
 
@@ -94,11 +98,13 @@ class Worker:
         drain: Callable[[], None],
         *,
         changed: Callable[[], None] = lambda: None,
+        told: Told = lambda _level, _event, _fields: None,
         faults: FaultTable | None = None,
     ) -> None:
         """`shelf` may hold what an earlier process left there: then its worker goes on from that, `faults` included.
 
-        `drain` hears what workers have told so far; `changed` is called at each change of `state`.
+        `drain` hears what workers have told so far; `changed` is called at each change of `state`, `told` with what is
+        logged of the fabric.
         """
         self.fabric = fabric
         self.faults = (faults or FaultTable()).fitting(fabric)
@@ -123,6 +129,7 @@ class Worker:
         self._environ = {"NOTIFY_SOCKET": notify_socket, "WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}
         self._drain = drain
         self._changed = changed
+        self._told = told
         self._log = structlog.get_logger(fabric=fabric.name)  # lazy: a reload may configure it anew
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -307,7 +314,9 @@ class Worker:
         old.kill()
         self._require_serving()
         self._resumed(RESTART, pause)
-        self._log.info("worker succeeded", pid=new.pid, pause_ms=round(pause * 1e3, 1))
+        pause_ms = round(pause * 1e3, 1)
+        self._log.info("worker succeeded", pid=new.pid, pause_ms=pause_ms)
+        self._told("info", "worker succeeded", {"pid": str(new.pid), "pause_ms": str(pause_ms)})
         return pause
 
     def _define(self, fabric: Fabric) -> None:
@@ -439,6 +448,7 @@ class Worker:
         if self._died_at is None:
             self._died_at = time.monotonic()
         self._log.error("worker died, it is started again", how=how, pause=self._pause)
+        self._told("error", "worker died, it is started again", {"how": how})
         if self._deaths >= GIVE_UP:
             last = f", its last words: {self._last_line}" if self._last_line else ""
             self._fail(f"its worker died {self._deaths} times in a row ({how}{last}); it is tried again and again")
@@ -482,6 +492,7 @@ class Worker:
         if name := self._name_of(fields.get("peer", "")):
             fields.setdefault("name", name)
         getattr(self._log, entry.level)(entry.event, **fields)
+        self._told(entry.level, entry.event, fields)
 
     def _name_of(self, peer: str) -> str | None:
         """What the peer with this id is called, or was until it left; None if that is but its id."""

@@ -523,7 +523,7 @@ def test_the_status_tells_of_a_worker_that_died(tmp_path: Path, notifications: N
             elif told[-1] == "1 of 1 fabrics serve 0 peers":
                 p.send_signal(signal.SIGTERM)
         assert p.wait() == 0
-    served, down = "1 of 1 fabrics serve 0 peers", "0 of 1 fabrics serve 0 peers"
+    served, down = "1 of 1 fabrics serve 0 peers", "0 of 1 fabrics serve 0 peers; not served: lab"
     assert told == [served, down, served, "stopping"]
 
 

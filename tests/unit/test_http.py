@@ -1,13 +1,36 @@
-"""Where HTTP is served, and what is said where that is not as configured."""
+"""Where HTTP is served: sockets that systemd hands on, and what is said where that is not as configured."""
+
+from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
-from famezd.config import Http
-from famezd.supervisor.http import HTTP, Server, may_open_none
+from famezd.httpsettings import Http, is_loopback
+from famezd.supervisor.addresses import HttpError, may_open_none
+from famezd.supervisor.http import HTTP, Server
+
+
+@pytest.fixture
+def remote() -> Iterator[socket.socket]:
+    # Bound, and not listening: nobody is to come.
+    with closing(socket.socket()) as bound:
+        bound.bind(("0.0.0.0", 0))
+        yield bound
+
+
+def test_one_that_others_reach_is_not_served_unless_that_is_meant(remote: socket.socket) -> None:
+    async def test() -> None:
+        served = Server(web.Application(), web.Application(), {HTTP: [remote.fileno()]})
+        with pytest.raises(HttpError, match=r"cannot serve HTTP on 0\.0\.0\.0:\d+, which systemd handed on"):
+            served.prepare(Http())
+        assert served.prepare(Http(allow_remote=True)).listener is None
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize(
@@ -22,25 +45,49 @@ from famezd.supervisor.http import HTTP, Server, may_open_none
     ],
 )
 def test_an_inherited_socket_goes_before_the_setting(listen: str | None, told: str) -> None:
-    async def remark() -> str:
+    async def test() -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         host, port = listener.getsockname()
+        # The server owns what it was handed.
         server = Server(web.Application(), web.Application(), {HTTP: [listener.detach()]})
         http = Http(listen=None if listen is None else listen.format(host=host, port=port))
-        await server.start_public(http.address)
+        await server.start_public(Http(hosts=("fabrics.example.org",)))
         try:
+            # By no other address, whatever is configured.
+            await server.change(server.prepare(http))
             assert server.url == f"http://{host}:{port}"
-            assert not server.moves(http.address)
+            async with ClientSession() as session, session.get(f"{server.url}/nowhere") as answer:
+                assert answer.status == 404
             said = server.remark(http)
-            assert not said or f"HTTP is served where systemd listens, on {server.url}: " in said
-            return said
         finally:
             await server.stop()
+        assert said.endswith(told) if told.endswith("out") else told in said
+        if said:
+            assert f"HTTP is served where systemd listens, on {server.url}: " in said
+        assert bool(said) == bool(told)
 
-    said = asyncio.run(remark())
-    assert told in said if told else said == ""
+    asyncio.run(test())
 
 
 def test_nothing_is_said_where_famezd_listens_itself() -> None:
     assert not may_open_none()
     assert Server(web.Application(), web.Application(), {}).remark(Http(listen="127.0.0.1:1")) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LocalHost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example.org", False),
+        ("fabrics", False),
+    ],
+)
+def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected
