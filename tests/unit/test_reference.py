@@ -34,7 +34,7 @@ COMMANDS = {command.name: command for command in all_commands()}
 MAKERS = {"famezd": famezd, "famezctl": famezctl, "famez-client": famez_client, "famez-server": famez_server}
 OUTPUTS = outputs()
 PAGES = sorted(ROOT.glob("packaging/man/*"))
-GENERATED = "packaging/man", "packaging/completions", "packaging/schema"
+GENERATED = "packaging/man", "packaging/completions", "packaging/schema", "packaging/grafana/dashboards"
 
 
 class TestUpToDate:
