@@ -30,7 +30,7 @@ from docs.reference.grafana.panels import (
     rows,
     single,
 )
-from docs.reference.grafana.queries import FABRICS, by_peer, grown, pairs, rate
+from docs.reference.grafana.queries import FABRICS, by_peer, grown, pairs, rate, saturation
 
 Panels = Iterator[Builder[Panel]]
 
@@ -79,8 +79,8 @@ def _glance() -> Panels:
         ("Doorbells", "Doorbells a second.", rate("famez_fabric_doorbells_total"), RATE, ()),
         (
             "How busy",
-            "How much of a processor the worker's loop uses, of 1.",
-            rate("famez_loop_busy_seconds_total"),
+            "How much of its time the worker's loop is busy.",
+            saturation(),
             SHARE,
             BUSY_STEPS,
         ),
@@ -137,7 +137,7 @@ def _peers() -> Panels:
         return f'sum by (peer) (label_replace({rate(metric)}, "peer", "$1", "{label}", "(.*)")) {known}'
 
     yield rows(
-        Frame("Peers", "Who is there, what it is, and how much it rings and is rung.", 8, 10, nothing=OF_PEERS),
+        Frame("Who is there", "Peers by name and kind, and how much each rings and is rung.", 8, 10, nothing=OF_PEERS),
         [there, renamed("famez_doorbells_from_total", "src"), renamed("famez_doorbells_to_total", "dst")],
         [
             Column("peer"),

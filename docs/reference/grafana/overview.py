@@ -28,7 +28,7 @@ from docs.reference.grafana.panels import (
     states,
     warning,
 )
-from docs.reference.grafana.queries import BUSY, DESCRIPTORS, FABRICS, SERVICE, grown, rate
+from docs.reference.grafana.queries import BUSY, DESCRIPTORS, FABRICS, SERVICE, grown, rate, saturation
 
 Panels = Iterator[Builder[Panel]]
 
@@ -74,8 +74,8 @@ def _glance() -> Panels:
         ("Doorbells", "Doorbells a second.", f"sum({rate('famez_fabric_doorbells_total')})", RATE, ()),
         (
             "Busiest worker",
-            "How much of a processor the busiest worker's loop uses; one cannot use more than one.",
-            f"max({rate('famez_loop_busy_seconds_total')})",
+            "How much of its time the busiest worker's loop is busy; there is one loop for a fabric.",
+            f"max({saturation()})",
             SHARE,
             BUSY_STEPS,
         ),
@@ -115,7 +115,7 @@ def _fabrics() -> Panels:
             full,
             f"{by} ({rate('famez_fabric_doorbells_total')})",
             f"{by} ({rate('famez_doorbells_dropped_total')})",
-            f"{by} ({rate('famez_loop_busy_seconds_total')})",
+            f"{by} ({saturation()})",
             f"{by} ({grown('famez_worker_restarts_total')})",
             f"{by} ({grown('famez_refusals_total')})",
         ],
@@ -177,12 +177,12 @@ def _saturation() -> Panels:
     yield lines(
         Frame(
             "How busy workers are",
-            "How much of a processor each worker's loop uses, of 1: near 1 doorbells wait.",
+            "How much of its time each worker's loop is busy: near 100% doorbells wait.",
             width=8,
             unit=SHARE,
             steps=BUSY_STEPS,
         ),
-        Query(rate("famez_loop_busy_seconds_total"), LEGEND),
+        Query(saturation(), LEGEND),
         link=OF_SERIES,
     )
     batches = rate("famez_relay_batch_bells_bucket")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 BUSY = 0.8
-"""How busy a worker's loop may be, of 1; as the alert FamezRelaySaturated has it."""
+"""How saturated a worker may be, of 1; as the alert FamezRelaySaturated has it."""
 DESCRIPTORS = 0.8
 """How much of its descriptors a process may use, of 1; as the alerts FamezWorkerDescriptors and FamezdDescriptors."""
 
@@ -21,6 +21,12 @@ def rate(metric: str, selected: str = FABRICS) -> str:
 def grown(metric: str, selected: str = FABRICS) -> str:
     """The growth of a counter in the time that is shown."""
     return f"increase({metric}{{{selected}}}[$__range])"
+
+
+def saturation() -> str:
+    """How much of its time a worker's loop is busy: see the rule fabric:famez_worker_saturation:ratio_rate5m."""
+    loop, process = rate("famez_loop_busy_seconds_total"), rate("famez_worker_cpu_seconds_total")
+    return f"({loop} > {process} or {process} or {loop})"
 
 
 def named(expr: str, peer: str, metric: str) -> str:
