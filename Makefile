@@ -12,7 +12,8 @@ help:
 	@echo "             systemd boot Debian 13, or with FAMEZD_RELEASES='bookworm trixie' Debian 12 as well"
 	@echo "make lint    ruff, mypy --strict, shellcheck"
 	@echo "make format  format the code"
-	@echo "make reference  write anew what is generated: man pages, completions, schemas, docs/configuration.md and metrics.md"
+	@echo "make reference  write anew what is generated: man pages, completions, schemas, dashboards, docs/configuration.md"
+	@echo "             and metrics.md"
 	@echo "make bench   print the benchmarks"
 	@echo "make clean   remove what the others made"
 

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +21,18 @@ from tests.needs import need
 SHIPPED = Path(__file__).parents[2] / "packaging" / "prometheus"
 RULES = SHIPPED / "famezd.rules.yaml"
 
+LONG = 60.0
+"""Seconds for what takes many scrapes."""
+
 Series = dict[str, Any]
+
+
+def awaited(true: Callable[[], object], what: str) -> None:
+    """Waits until Prometheus says so. It learns something once a second, and asking it costs those who are watched."""
+    deadline = time.monotonic() + LONG
+    while not true():
+        assert time.monotonic() < deadline, f"not within {LONG} s: {what}"
+        time.sleep(0.2)
 
 
 def hurried(rules: str) -> str:

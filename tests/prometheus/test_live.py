@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from famezd.client import ClientError
-from tests.daemon import Famezd, eventually
+from tests.daemon import Famezd
 from tests.prometheus.boards import Asked, asked, query
 from tests.prometheus.faults import crowded, cut, dying, few_descriptors, mistaken, not_startable, process
 from tests.prometheus.load import RINGS, Load
-from tests.prometheus.server import Prometheus, alerts
+from tests.prometheus.server import Prometheus, alerts, awaited
 
 SMALL = {"peers": 3, "vectors": 2}
 FABRICS: dict[str, dict[str, Any]] = {
@@ -36,8 +36,6 @@ FABRICS: dict[str, dict[str, Any]] = {
     "cut": SMALL,
     "plain": SMALL,
 }
-LONG = 60.0
-"""Seconds for what takes many scrapes."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def famezd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Famezd]:
 def prometheus(tmp_path_factory: pytest.TempPathFactory, famezd: Famezd) -> Iterator[Prometheus]:
     with Prometheus(tmp_path_factory.mktemp("prometheus")) as prometheus:
         prometheus.look_at({"one": address(famezd)})
-        eventually(lambda: prometheus.instant("famez_fabric_up"), "it has scraped")
+        awaited(lambda: prometheus.instant("famez_fabric_up"), "it has scraped")
         yield prometheus
 
 
@@ -86,7 +84,7 @@ def data(prometheus: Prometheus, asked: Asked, fabric: str = "lab") -> list[floa
 @pytest.mark.parametrize("asked", asked(), ids=lambda asked: f"{asked.board}: {asked.panel}: {asked.ref}")
 def test_every_query_of_every_panel_has_data(prometheus: Prometheus, asked: Asked) -> None:
     assert "$" not in re.sub(r'"\$1"|"0\$1"', "", chosen(asked, "lab")), "all variables are known"
-    eventually(lambda: data(prometheus, asked), "there is data", LONG)
+    awaited(lambda: data(prometheus, asked), "there is data")
 
 
 @pytest.mark.usefixtures("load")
@@ -103,7 +101,7 @@ def test_the_matrix_says_who_rings_whom(prometheus: Prometheus) -> None:
             rung, key=lambda pair: between[pair]
         )
 
-    eventually(right, "the pairs, their names and their order", LONG)
+    awaited(right, "the pairs, their names and their order")
 
 
 def test_who_has_left_stays_in_the_matrix(famezd: Famezd, prometheus: Prometheus) -> None:
@@ -114,9 +112,9 @@ def test_who_has_left_stays_in_the_matrix(famezd: Famezd, prometheus: Prometheus
             one.ring(other.id, 1)
             return any(prometheus.instant(text).values())
 
-        eventually(rung, "it is rung", LONG)
+        awaited(rung, "it is rung")
     gone = 'famez_fabric_peers{fabric="plain"} == 0'
-    eventually(lambda: prometheus.instant(gone), "they have left", LONG)
+    awaited(lambda: prometheus.instant(gone), "they have left")
     assert any(prometheus.instant(text).values())
 
 
@@ -125,7 +123,7 @@ def test_a_fabric_of_less_detail_says_so(famezd: Famezd, prometheus: Prometheus)
     with famezd.join("coarse") as one, famezd.join("coarse") as other:
         one.ring(other.id, 1)
         there = 'famez_fabric_peers{fabric="coarse"} == 2'
-        eventually(lambda: prometheus.instant(there), "they are there", LONG)
+        awaited(lambda: prometheus.instant(there), "they are there")
         nothing = {a.panel: a.nothing for a in of_fabric}
         full = {a.panel for a in of_fabric if data(prometheus, a, "coarse")}
         detailed = {panel for panel, said in nothing.items() if "metrics.detail" in said}
@@ -170,11 +168,12 @@ def refused(famezd: Famezd) -> None:
 def start_again(famezd: Famezd, prometheus: Prometheus) -> None:
     """Kills famezd, and starts another in its place, until Prometheus has seen it."""
     seen = 'process_start_time_seconds{instance="other"}'
-    eventually(lambda: prometheus.instant(seen), "it is scraped", LONG)
+    awaited(lambda: prometheus.instant(seen), "it is scraped")
     (before,) = prometheus.instant(seen).values()
-    assert famezd.stop() == 0
+    famezd.process.kill()
+    famezd.stop()
     famezd.start()
-    eventually(lambda: set(prometheus.instant(seen).values()) - {before}, "it is seen to be another", LONG)
+    awaited(lambda: set(prometheus.instant(seen).values()) - {before}, "it is seen to be another")
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +205,7 @@ def broken(famezd: Famezd, other: Famezd, prometheus: Prometheus) -> Iterator[Ca
 
 def repeated(prometheus: Prometheus, alert: str, do: Callable[[], None]) -> None:
     """Does that until an alert fires."""
-    eventually(lambda: do() or has_fired(prometheus, alert), f"{alert} fires", LONG)  # type: ignore[func-returns-value]
+    awaited(lambda: do() or has_fired(prometheus, alert), f"{alert} fires")  # type: ignore[func-returns-value]
 
 
 def has_fired(prometheus: Prometheus, alert: str) -> bool:
@@ -217,14 +216,14 @@ def has_fired(prometheus: Prometheus, alert: str) -> bool:
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("alert", OF)
 def test_an_alert_fires(prometheus: Prometheus, alert: str) -> None:
-    eventually(lambda: has_fired(prometheus, alert), f"{alert} fires", LONG)
+    awaited(lambda: has_fired(prometheus, alert), f"{alert} fires")
 
 
 @pytest.fixture(scope="module")
 def repaired(broken: Callable[[], None], other: Famezd, prometheus: Prometheus) -> None:
     """All alerts have fired, and nothing is broken any longer."""
     for alert in OF:
-        eventually(partial(has_fired, prometheus, alert), f"{alert} fires", LONG)
+        awaited(partial(has_fired, prometheus, alert), f"{alert} fires")
     broken()
     other.start()
 
@@ -232,15 +231,15 @@ def repaired(broken: Callable[[], None], other: Famezd, prometheus: Prometheus) 
 @pytest.mark.usefixtures("repaired")
 @pytest.mark.parametrize("alert", OF)
 def test_an_alert_clears(prometheus: Prometheus, alert: str) -> None:
-    eventually(lambda: not prometheus.firing(alert, **OF[alert]), f"{alert} clears", LONG)
+    awaited(lambda: not prometheus.firing(alert, **OF[alert]), f"{alert} clears")
 
 
 def test_an_alert_says_that_there_is_no_famezd(famezd: Famezd, prometheus: Prometheus) -> None:
-    eventually(lambda: not prometheus.firing("FamezdAbsent"), "it does not fire while there is one", LONG)
+    awaited(lambda: not prometheus.firing("FamezdAbsent"), "it does not fire while there is one")
     prometheus.look_at({})
-    eventually(lambda: prometheus.firing("FamezdAbsent"), "it fires", LONG)
+    awaited(lambda: prometheus.firing("FamezdAbsent"), "it fires")
     prometheus.look_at({"one": address(famezd)})
-    eventually(lambda: not prometheus.firing("FamezdAbsent"), "it clears", LONG)
+    awaited(lambda: not prometheus.firing("FamezdAbsent"), "it clears")
 
 
 def test_every_alert_is_tested() -> None:
