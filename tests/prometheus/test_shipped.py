@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,8 @@ class TestBoards:
 
 def cells_of(place: dict[str, int]) -> set[tuple[int, int]]:
     """The cells of the grid that a panel covers."""
-    return {
-        (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
-    }
+    columns, lines = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+    return set(product(columns, lines))
 
 
 def test_every_fabric_leads_to_its_own_dashboard() -> None:

@@ -108,7 +108,7 @@ def _fabrics() -> Panels:
     by = "sum by (instance, fabric)"
     full = f"{by} (famez_fabric_peers{{{FABRICS}}}) / {by} (famez_fabric_peers_limit{{{FABRICS}}})"
     yield rows(
-        Frame("Fabrics", "A row for each; a click on a fabric's name shows it alone.", width=24),
+        Frame("Each fabric", "A row for each; a click on a fabric's name shows it alone.", width=24),
         [
             f"{by} (famez_fabric_up{{{FABRICS}}})",
             f"{by} (famez_fabric_peers{{{FABRICS}}})",
@@ -152,7 +152,7 @@ def _fabrics() -> Panels:
 
 def _traffic() -> Panels:
     yield lines(
-        Frame("Doorbells", "Doorbells a second, by fabric; of a direct one only the switch's.", width=8, unit=RATE),
+        Frame("Doorbells by fabric", "Doorbells a second; of a direct one only the switch's.", width=8, unit=RATE),
         Query(rate("famez_fabric_doorbells_total"), LEGEND),
         link=OF_SERIES,
     )
