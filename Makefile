@@ -43,6 +43,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.mailbox
 	$(BIN)/python -m bench.resume
 	$(BIN)/python -m bench.hostile
+	$(BIN)/python -m bench.scrape
 
 clean:
 	rm -rf $(VENV) run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

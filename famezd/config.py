@@ -459,6 +459,11 @@ class Config(MainSettings):
     """By name, in the order of names."""
 
     @property
+    def fabric_log_levels(self) -> dict[str, str | None]:
+        """The least levels that are logged of fabrics; None for that of all."""
+        return {name: fabric.log.level for name, fabric in self.fabrics.items()}
+
+    @property
     def control_socket(self) -> Path:
         """Where famezctl talks to famezd."""
         return self.runtime_directory / CONTROL_SOCKET

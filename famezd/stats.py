@@ -63,6 +63,8 @@ TAKEN, NOT_TAKEN, NOT_SENT = SAID = ("said_taken", "said_not_taken", "said_not_s
 """What became of the switch's own messages."""
 BATCHES = (1, 4, 16, 64, 256)
 """Upper bounds of the classes into which turns of the loop fall, by the bells that they relayed."""
+_CLASSES = [sum(bells > most for most in BATCHES) for bells in range(BATCHES[-1] + 1)]
+"""The class of each number of bells that is in any but the last."""
 _BATCHES = (*(f"batch_{most}" for most in BATCHES), "batch_inf", "batch_bells")
 _LATER = (*FAULTS, "refused_pinned", *SWITCH, *HEARD, *FAILED, *SAID, *_BATCHES)
 TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *_LATER)
@@ -179,7 +181,7 @@ class Page:
         self.words = words
         """The whole page; the relay works on it directly."""
         self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
-        self._batches = self._total[_BATCHES[0]]
+        self._batches, self._bells = self._total[_BATCHES[0]], self._total[_BATCHES[-1]]
 
     @classmethod
     def create(cls, name: str, shape: Shape) -> Page:
@@ -238,10 +240,9 @@ class Page:
 
     def batch(self, bells: int) -> None:
         """Counts a turn of the loop that relayed so many bells, at least one."""
-        words, first = self.words, self._batches
-        # BATCHES are the powers of 4.
-        words[first + min((bells - 1).bit_length() + 1 >> 1, len(BATCHES))] += 1
-        words[first + len(BATCHES) + 1] += bells
+        words = self.words
+        words[self._batches + (_CLASSES[bells] if bells < len(_CLASSES) else len(BATCHES))] += 1
+        words[self._bells] += bells
 
     def total_at(self, total: str) -> int:
         """The index of a total's word, for who adds to it often."""

@@ -12,7 +12,9 @@ from docs.reference.series import series
 from docs.reference.settings import Setting, sections
 from famezd.config import FabricSettings, MainSettings
 from famezd.supervisor.exposition import unit_of
-from famezd.supervisor.metrics import FABRIC, SERVICE_EXAMPLES, ServiceCollector
+from famezd.supervisor.metrics import FABRIC
+from famezd.supervisor.ownmetrics import EXAMPLES as QUESTIONS
+from famezd.supervisor.ownmetrics import OwnCollector
 from famezd.supervisor.view import ConfigView
 
 PAGES = Path(__file__).parent / "pages"
@@ -67,10 +69,10 @@ def _metrics() -> str:
     lines = ["| metric | type | labels | unit | meaning | a question that it answers |", "|---|---|---|---|---|---|"]
     for family in FABRIC:
         lines.append(_metric(family.full_name, family.kind, family.labels, family.text, family.example))
-    for metric in ServiceCollector(lambda: ConfigView(successful=True, accepted=0.0, problems=())).collect():
+    for metric in OwnCollector(lambda: ConfigView(successful=True, accepted=0.0, problems=())).collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         labels = tuple(metric.samples[0].labels)
-        lines.append(_metric(name, metric.type, labels, metric.documentation, SERVICE_EXAMPLES[metric.name]))
+        lines.append(_metric(name, metric.type, labels, metric.documentation, QUESTIONS[metric.name]))
     return "\n".join(lines)
 
 

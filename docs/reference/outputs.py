@@ -14,6 +14,7 @@ from docs.reference.grafana.overview import overview
 from docs.reference.manpages import man_pages
 from docs.reference.markdown import configuration, metrics
 from famezd.config import fabric_schema, main_schema
+from famezd.supervisor.events import catalog
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +28,7 @@ def outputs() -> dict[str, str]:
         **{f"packaging/schema/{name}.schema.json": _json(schema) for name, schema in schemas.items()},
         f"packaging/grafana/dashboards/{OVERVIEW}.json": overview(),
         f"packaging/grafana/dashboards/{FABRIC}.json": fabric(),
+        "packaging/journal/famezd.catalog": catalog(),
         "docs/configuration.md": configuration(),
         "docs/metrics.md": metrics(),
     }

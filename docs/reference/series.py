@@ -8,8 +8,9 @@ from pathlib import Path
 from famezd.config import Fabric, FabricSettings
 from famezd.stats import TOTALS
 from famezd.supervisor.exposition import Writer
-from famezd.supervisor.metrics import DETAILS, FABRIC, Scraped
+from famezd.supervisor.metrics import FABRIC
 from famezd.supervisor.processes import ProcessView
+from famezd.supervisor.readings import DETAILS, Scraped
 from famezd.supervisor.view import FabricView, PeerView
 from famezd.supervisor.worker import CAUSES, Resumes, State
 

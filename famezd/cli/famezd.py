@@ -98,7 +98,7 @@ def _run(
     terminal, config = sys.stderr, accepted.config
     if log is not None:
         sys.stderr = log.text
-    configure(config.log.level, config.log.format)
+    configure(config.log.level, config.log.format, config.fabric_log_levels)
     if not config.fabrics:
         structlog.get_logger().warning(_nothing(arguments.config))
     service = Service(arguments.config, accepted, store, ready)

@@ -104,6 +104,7 @@ class Worker:
             raise
         if not succeeding:
             self._doors.keep(self._manager)
+        self._is_new = False
         self._board(misfits, self._supervisor if succeeding else None)
         if succeeding:
             self._doors.keep(self._manager)
@@ -216,8 +217,11 @@ class Worker:
                     self._doors.withdraw()
                 raise
             self._fabric.resume()
-            self._log.say(log.INFO, "fabric resumed", peers=len(self._fabric.members))
+            # Of a planned succession the supervisor tells.
+            level = log.INFO if serving is None else log.DEBUG
+            self._log.say(level, "fabric resumed", peers=len(self._fabric.members), socket=self._settings.socket)
         else:
+            self._is_new = True
             if misfits:
                 self._log.say(log.ERROR, f"fabric ended, its peers are disconnected: {'; '.join(misfits)}")
             self._fabric.start()
@@ -236,7 +240,8 @@ class Worker:
         """Serves until a signal, or the end of the supervisor, says to stop."""
         self._manager.tell("READY=1", wait=True)
         self._manager.hurry()
-        self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
+        if self._is_new:
+            self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
         words, fabric, poll = self._page.words, self._fabric, self._fabric.epoll.poll
         turns, busy, clock = self._page.total_at("turns"), self._page.total_at("busy_ns"), time.monotonic_ns
         now = self._tick(time.monotonic())
@@ -246,10 +251,9 @@ class Worker:
             others = fabric.turn(events)
             if others:
                 self._hear(others)
-            ended = clock()
+            now = self._tick(clock() / 1e9)
             words[turns] += 1
-            words[busy] += ended - began
-            now = self._tick(ended / 1e9)
+            words[busy] += clock() - began
         self._manager.tell("STOPPING=1")
         fabric.close()
         self._log.tick(math.inf)

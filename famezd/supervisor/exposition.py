@@ -120,7 +120,15 @@ class Writer(Generic[View]):
             if len(beginnings) > 2 * len(found) + 64:
                 # Of peers that came and went.
                 beginnings.clear()
-            yield name, "".join([f"{beginnings[key]}{_number(value)}\n" for key, value in found.items()])
+            yield (
+                name,
+                "".join(
+                    [
+                        f"{beginnings[key]}{value if value.__class__ is int else _number(value)}\n"
+                        for key, value in found.items()
+                    ]
+                ),
+            )
 
 
 def document(families: Iterable[Family[Any]], samples: Mapping[str, list[str]], *, open_metrics: bool) -> bytes:
@@ -141,9 +149,10 @@ def bucket(most: float) -> str:
 
 
 def _number(value: float) -> object:
-    if value.__class__ is int:
-        return value
-    return int(value) if isinstance(value, bool) else "+Inf" if value == math.inf else repr(float(value))
+    if isinstance(value, int):
+        # Also True and False.
+        return int(value)
+    return "+Inf" if value == math.inf else repr(value)
 
 
 def _escaped(text: str) -> str:

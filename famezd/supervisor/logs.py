@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
+import socket
+import stat
 import sys
 from collections.abc import Mapping
-from typing import ClassVar, TextIO
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from famezd.daemonlog import Syslog
+from famezd.supervisor import journal
+from famezd.supervisor.events import message_id
 
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+_IDENTIFIER = "famezd"
+_PLAIN = {"fabric", "peer"}
+"""What the journal has under these names; all other fields are FAMEZ_..., out of the way of systemd's own."""
 
 
-def configure(level: str, style: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Sends all that is logged at `level` or above to standard error.
+class _Losses:
+    """Lines that nobody took."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.untold = 0
+        """Those of them of which the log has said nothing yet."""
+
+    def add(self) -> None:
+        self.lines += 1
+        self.untold += 1
+
+
+_losses = _Losses()
+
+
+def lines_lost() -> int:
+    """How many lines of our own log nobody took since this process started."""
+    return _losses.lines
+
+
+def configure(
+    level: str, style: str, fabrics: Mapping[str, str | None] | None = None, environ: Mapping[str, str] = os.environ
+) -> None:
+    """Sends all that is logged at `level` or above to standard error; of `fabrics`, by name, at levels of their own.
 
     `style`: text, journal (one line, with syslog's priority in front), json, or auto: journal where standard error is
-    the journal's or the system's log, text elsewhere.
+    the journal's or the system's log, text elsewhere. Where it is the journal's it is spoken to by its own protocol.
     """
     if style == "auto":
         style = "journal" if _is_syslog() or is_journal(environ) else "text"
-    common: list[Processor] = [structlog.processors.add_log_level]
+    own = {name: _number(own) for name, own in (fabrics or {}).items() if own is not None}
+    common: list[Processor] = [structlog.processors.add_log_level, _Levels(_number(level), own)]
     if style != "json":
         # In JSON it is escaped anyhow.
         common.append(_printable)
@@ -35,36 +65,81 @@ def configure(level: str, style: str, environ: Mapping[str, str] = os.environ) -
         "journal": [_journal_line],
         "json": [dated, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
     }
+    logger: _Lossy | _Native = _Lossy(sys.stderr)
+    if style == "journal" and is_journal(environ) and stat.S_ISSOCK(os.fstat(sys.stderr.fileno()).st_mode):
+        # As systemd has it; whoever else calls something the journal's wants lines there.
+        styles[style], logger = [_journal_entry], _Native(sys.stderr.fileno())
     structlog.configure(
         processors=common + styles[style],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(_Lossy(sys.stderr)),  # type: ignore[arg-type]  # all that it uses
+        wrapper_class=structlog.make_filtering_bound_logger(min([_number(level), *own.values()])),
+        logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,
     )
 
 
-def lines_lost() -> int:
-    """How many lines of our own log nobody took since this process started."""
-    return _Lossy.lost
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+class _Levels:
+    """Leaves out what is of too little importance, which fabrics may have their own opinion of."""
+
+    def __init__(self, least: int, fabrics: Mapping[str, int]) -> None:
+        self._least = least
+        self._fabrics = fabrics
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if _number(event["level"]) < self._fabrics.get(event.get("fabric", ""), self._least):
+            raise structlog.DropEvent
+        return event
 
 
 class _Lossy:
     """A stream whose losses are nobody's error: a full disk under the log stops no fabric."""
 
-    lost: ClassVar[int] = 0
-
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> None:
+    def msg(self, text: str) -> None:
         try:
-            self._stream.write(text)
-        except OSError:
-            _Lossy.lost += 1
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
+            self._stream.write(f"{text}\n")
             self._stream.flush()
+        except OSError:
+            _losses.add()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Native:
+    """The journal. Where it takes no entries, lines on standard error, which waits for nobody either."""
+
+    def __init__(self, stderr: int) -> None:
+        self._stderr = stderr
+
+    def msg(self, fields: Mapping[str, str], line: str) -> None:
+        try:
+            if _losses.untold:
+                journal.send(_lost(_losses.untold))
+                _losses.untold = 0
+            journal.send(fields)
+        except OSError:
+            self._fall_back(line)
+
+    debug = info = warning = error = critical = exception = msg
+
+    def _fall_back(self, line: str) -> None:
+        try:
+            with socket.socket(fileno=os.dup(self._stderr)) as stream:
+                told = f"{line}\n".encode(errors="backslashreplace")
+                stream.send(told, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            _losses.add()
+
+
+def _lost(lines: int) -> dict[str, str]:
+    text = f"{lines} lines of famezd's log are lost: nobody took them"
+    fields = {"MESSAGE": text, "PRIORITY": str(_PRIORITIES["warning"]), "SYSLOG_IDENTIFIER": _IDENTIFIER}
+    return {**fields, "FAMEZ_LINES_LOST": str(lines)}
 
 
 def _is_syslog() -> bool:
@@ -73,7 +148,11 @@ def _is_syslog() -> bool:
 
 def is_journal(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether standard error goes to the journal; systemd names the stream in JOURNAL_STREAM, see systemd.exec(5)."""
-    stream = os.fstat(sys.stderr.fileno())
+    try:
+        stream = os.fstat(sys.stderr.fileno())
+    except OSError:
+        # It is no file, but the system's log.
+        return False
     return environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
 
 
@@ -98,7 +177,29 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _journal_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     priority = _PRIORITIES[event.pop("level")]
+    return f"<{priority}>{_told(event)}".replace("\n", "\\n")
+
+
+def _journal_entry(
+    _logger: WrappedLogger, _method: str, event: EventDict
+) -> tuple[tuple[dict[str, str], str], dict[str, Any]]:
+    """The entry, and the line that is to be read where it finds nobody."""
+    level = event.pop("level")
+    event = structlog.processors.format_exc_info(_logger, _method, event)
+    fields = {"MESSAGE": "", "PRIORITY": str(_PRIORITIES[level]), "SYSLOG_IDENTIFIER": _IDENTIFIER}
+    if (found := message_id(str(event["event"]))) is not None:
+        fields["MESSAGE_ID"] = found
+    for key, value in event.items():
+        if key != "event":
+            fields[key.upper() if key in _PLAIN else f"FAMEZ_{journal.field(key)}"] = str(value)
+    fields["MESSAGE"] = _told(event)
+    line = f"<{_PRIORITIES[level]}>{fields['MESSAGE']}".replace("\n", "\\n")
+    return (fields, line), {}
+
+
+def _told(event: EventDict) -> str:
+    """The event, which is taken out, and the fields, as people read them."""
     fields = structlog.processors.KeyValueRenderer(key_order=[], sort_keys=False)
     text = str(event.pop("event")).replace("\n", " ")
-    values = str(fields(_logger, _method, event)) if event else ""
-    return f"<{priority}>{text} {values}".rstrip().replace("\n", "\\n")
+    values = str(fields(None, "", event)) if event else ""
+    return f"{text} {values}".rstrip()

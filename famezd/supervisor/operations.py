@@ -140,7 +140,7 @@ class Operations:
             service.refuse(e)
             raise
         service.config_view = replace(service.config_view, successful=True, accepted=time.time(), problems=())
-        configure(config.log.level, config.log.format)
+        configure(config.log.level, config.log.format, config.fabric_log_levels)
         service.http.permit(config.control)
         if service.http.moves(config.http.address):
             await service.http.move(config.http.address, listener)
@@ -216,10 +216,8 @@ class Operations:
     async def _add(self, config: Config, reloaded: Reloaded) -> None:
         service = self._service
         added = [service.add(name) for name in config.fabrics.keys() - service.workers.keys()]
+        await service.start(added)
         for worker in added:
-            worker.start()
-        for worker in added:
-            await worker.settled.wait()
             name = worker.fabric.name
             if worker.state is State.SERVING:
                 reloaded.added.append(name)

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from famezd.supervisor.exposition import Writer, document
-from famezd.supervisor.metrics import FABRIC, Scraped
+from famezd.supervisor.metrics import FABRIC
 from famezd.supervisor.processes import look_at_process
+from famezd.supervisor.readings import Scraped
 from famezd.supervisor.view import FabricView
 
 _END = b"# EOF\n"

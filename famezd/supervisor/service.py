@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
@@ -23,8 +22,8 @@ from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.api import application
 from famezd.supervisor.http import HttpError, Server
 from famezd.supervisor.job import is_restart
-from famezd.supervisor.metrics import registry
 from famezd.supervisor.operations import Operations
+from famezd.supervisor.ownmetrics import registry
 from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
 from famezd.supervisor.scrape import Scraper
@@ -32,6 +31,9 @@ from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.store import Store
 from famezd.supervisor.view import ConfigView, FabricView, look
 from famezd.supervisor.worker import State, Worker
+
+STARTS = 8
+"""Workers that are started at once."""
 
 
 class ServiceError(FamezError):
@@ -98,6 +100,22 @@ class Service:
         self.workers[name] = worker
         return worker
 
+    async def start(self, workers: Iterable[Worker]) -> None:
+        """Starts workers that nobody has started yet, a few at a time; returns when each serves or has failed.
+
+        To start a hundred at once takes seconds, in which this loop would hear nothing of what they tell.
+        """
+        few = asyncio.Semaphore(STARTS)
+
+        async def start(worker: Worker) -> None:
+            async with few:
+                # A reload may have started or removed it meanwhile.
+                if worker.state is State.STOPPED and self.workers.get(worker.fabric.name) is worker:
+                    worker.start()
+                await worker.settled.wait()
+
+        await asyncio.gather(*map(start, workers))
+
     def accept(self, config: Config, served: dict[str, Fabric]) -> None:
         """From now on this is what is in force, together with the workers' fault rules; the next famezd is told."""
         faults = {name: worker.faults for name, worker in self.workers.items() if worker.faults.last}
@@ -142,9 +160,7 @@ class Service:
             self._log.error(str(e))
 
     async def _serve(self) -> None:
-        for worker in self.workers.values():
-            worker.start()
-        started = asyncio.gather(*(worker.settled.wait() for worker in self.workers.values()))
+        started = asyncio.ensure_future(self.start(list(self.workers.values())))
         stop = asyncio.ensure_future(self._stop.wait())
         keep_alive = asyncio.ensure_future(self._keep_alive())
         keep_history = asyncio.ensure_future(self._keep_history(started))
@@ -249,7 +265,7 @@ class Service:
             parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
         return "; ".join(parts)
 
-    async def _keep_history(self, started: asyncio.Future[list[Literal[True]]]) -> None:
+    async def _keep_history(self, started: asyncio.Future[None]) -> None:
         await asyncio.wait([started])
         while True:
             self._history.note(self.look())

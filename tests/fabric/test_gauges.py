@@ -10,7 +10,7 @@ from pathlib import Path
 from famezd.stats import UNSENT
 from tests.fabric.conftest import Start, settings
 from tests.fabric.lineage import Lineage
-from tests.fabric.workers import Raw, Worker
+from tests.fabric.workers import Raw, Worker, stood_still
 
 
 def unsent(worker: Worker) -> int:
@@ -50,7 +50,9 @@ def test_a_successor_counts_what_waits_anew(folder: Path) -> None:
     fabric = Lineage(folder, settings(folder, peers=4, vectors=400))
     with closing(fabric), closing(fabric.member()), closing(Raw(fabric.settings)) as stubborn:
         fabric.worker.await_total("joins", 2)
-        fabric.worker.wait(lambda: unsent(fabric.worker) > 0, "some of its set-up waits")
+        # Whoever is killed while it sends leaves a doubt, and that membership would end.
+        fabric.worker.wait(lambda: stood_still(fabric.worker, 0.2), "it can send no more")
+        assert unsent(fabric.worker) > 0, "some of its set-up waits"
         fabric.kill()
         fabric.succeed()
         fabric.worker.wait(lambda: 0 < unsent(fabric.worker) <= 7, "it waits still")

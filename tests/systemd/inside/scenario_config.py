@@ -58,7 +58,7 @@ def pairs(unit: Unit, *fabrics: str) -> Iterator[list[Pair]]:
 
 def last_reload_successful(unit: Unit) -> bool:
     """What the metric tells of the last reload."""
-    return "\nfamez_config_last_reload_successful 1.0\n" in unit.scrape()
+    return unit.metrics("famez_config_last_reload_successful")[()] == 1
 
 
 # Found at the start

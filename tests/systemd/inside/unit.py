@@ -50,7 +50,8 @@ class Unit(Famezd):
         for name, fabric in fabrics.items():
             self.write(name, **fabric)
         cursor = run("journalctl", "-n0", "--show-cursor").stdout
-        self._cursor = cursor.partition("cursor: ")[2].strip()
+        self.cursor = cursor.partition("cursor: ")[2].strip()
+        """Where its test begins in the journal."""
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -146,7 +147,7 @@ class Unit(Famezd):
     def journal(self) -> str:
         """What it has logged in this test, and what systemd has said about it."""
         run("journalctl", "--sync")
-        return run("journalctl", "-u", NAME, "-o", "cat", f"--after-cursor={self._cursor}").stdout
+        return run("journalctl", "-u", NAME, "-o", "cat", f"--after-cursor={self.cursor}").stdout
 
     def left(self) -> list[object]:
         """What is there of it that should not be when it has stopped."""
