@@ -212,12 +212,13 @@ def _switch() -> Panels:
         Frame(
             "What waits",
             "Messages of the switch that wait for those before them; messages that stand in slots and were not taken;"
-            " announcements to peers that read slowly.",
+            " announcements to peers that read slowly; doorbells that fault rules hold up.",
             width=6,
         ),
         Query(f"famez_switch_messages_queued{{{FABRICS}}}", "messages of the switch"),
         Query(f"famez_mailbox_messages{{{FABRICS}}}", "messages in slots"),
         Query(f"famez_announcements_queued{{{FABRICS}}}", "announcements"),
+        Query(f"famez_doorbells_delayed{{{FABRICS}}}", "doorbells held up"),
     )
     yield lines(
         Frame("Slots of the mailbox", "Slots, and those whose peer is there.", width=6, nothing=OF_SLOTS),
@@ -230,12 +231,11 @@ def _faults() -> Panels:
     yield lines(
         Frame(
             "Strikes",
-            "Doorbells and messages a second that fault rules struck, by kind; and doorbells that are held up now.",
+            "Doorbells and messages a second that fault rules struck, by kind.",
             width=12,
             unit=RATE,
         ),
         Query(f"sum by (kind) ({rate('famez_faults_total')})", "{{kind}}"),
-        Query(f"famez_doorbells_delayed{{{FABRICS}}}", "held up now"),
     )
     yield rows(
         Frame(

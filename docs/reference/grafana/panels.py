@@ -134,9 +134,8 @@ def states(frame: Frame, query: Query, mappings: Sequence[ValueMap]) -> statetim
 def bars(frame: Frame, query: Query) -> bargauge.Panel:
     """A bar for each series, the longest first if the query says so."""
     panel = _framed(bargauge.Panel(), frame).with_target(_target(query).instant())
-    panel.reduce_options(_last()).orientation(looks.VizOrientation.HORIZONTAL).display_mode(
-        looks.BarGaugeDisplayMode.GRADIENT
-    )
+    panel.reduce_options(_last()).orientation(looks.VizOrientation.HORIZONTAL)
+    panel.display_mode(looks.BarGaugeDisplayMode.GRADIENT)
     return panel.color_scheme(build.FieldColor().mode(FieldColorModeId.CONTINUOUS_BL_YL_RD)).min(0)
 
 
@@ -158,7 +157,7 @@ def matrix(frame: Frame, query: Query, row: str, column: str) -> table.Panel:
     cells = looks.TableColoredBackgroundCellOptions(mode=looks.TableCellBackgroundDisplayMode.BASIC)
     panel.cell_options(cells).align(looks.FieldTextAlignment.CENTER).min_width(60).decimals(1)
     panel.color_scheme(build.FieldColor().mode(FieldColorModeId.CONTINUOUS_BL_YL_RD)).min(0)
-    return panel.override_by_name(head, [_setting("custom.cellOptions", {"type": "auto"})])
+    return _dashed(panel).override_by_name(head, [_setting("custom.cellOptions", {"type": "auto"})])
 
 
 def rows(frame: Frame, queries: Sequence[str], columns: Sequence[Column]) -> table.Panel:
@@ -173,9 +172,15 @@ def rows(frame: Frame, queries: Sequence[str], columns: Sequence[Column]) -> tab
     panel.with_transformation(DataTransformerConfig("filterFieldsByName", options=shown))
     organized = {"indexByName": order, "renameByName": names, "excludeByName": {}}
     panel.with_transformation(DataTransformerConfig("organize", options=organized))
+    _dashed(panel)
     for column in columns:
         panel.override_by_name(column.title or column.label, _settings(column))
     return panel
+
+
+def _dashed(panel: table.Panel) -> table.Panel:
+    """With a dash in empty cells: what is said where there is no data is said of the whole table only."""
+    return panel.override_by_regexp(".*", [_setting("noValue", "-")])
 
 
 def _settings(column: Column) -> list[DynamicConfigValue]:
