@@ -8,6 +8,9 @@ from pathlib import Path
 from pydantic.json_schema import JsonSchemaValue
 
 from docs.reference.completions import completions
+from docs.reference.grafana.board import FABRIC, OVERVIEW
+from docs.reference.grafana.fabric import fabric
+from docs.reference.grafana.overview import overview
 from docs.reference.manpages import man_pages
 from docs.reference.markdown import configuration, metrics
 from famezd.config import fabric_schema, main_schema
@@ -23,6 +26,8 @@ def outputs() -> dict[str, str]:
         **{f"packaging/man/{name}": text for name, text in man_pages().items()},
         **{f"packaging/completions/{name}": text for name, text in completions().items()},
         **{f"packaging/schema/{name}.schema.json": _json(schema) for name, schema in schemas.items()},
+        f"packaging/grafana/dashboards/{OVERVIEW}.json": overview(),
+        f"packaging/grafana/dashboards/{FABRIC}.json": fabric(),
         "packaging/journal/famezd.catalog": catalog(),
         "docs/configuration.md": configuration(),
         "docs/metrics.md": metrics(),

@@ -41,6 +41,9 @@ def test_it_has_what_the_debian_package_has() -> None:
         *("/usr/share/man/man8/famezd.8", "/usr/share/man/man5/famezd.yaml.5", "/usr/share/man/man1/famezctl.1"),
         "/usr/share/bash-completion/completions/famezctl",
         "/usr/share/famezd/schema/fabric.schema.json",
+        "/usr/share/famezd/grafana/dashboards/famezd-overview.json",
+        "/usr/share/famezd/prometheus/famezd.rules.yaml",
+        "/usr/lib/systemd/catalog/famezd.catalog",
     ):
         assert {file, f"{file}.gz"} & files, file
     assert [

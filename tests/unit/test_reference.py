@@ -34,7 +34,13 @@ COMMANDS = {command.name: command for command in all_commands()}
 MAKERS = {"famezd": famezd, "famezctl": famezctl, "famez-client": famez_client, "famez-server": famez_server}
 OUTPUTS = outputs()
 PAGES = sorted(ROOT.glob("packaging/man/*"))
-GENERATED = "packaging/man", "packaging/completions", "packaging/schema", "packaging/journal"
+GENERATED = (
+    "packaging/man",
+    "packaging/completions",
+    "packaging/schema",
+    "packaging/journal",
+    "packaging/grafana/dashboards",
+)
 
 
 class TestUpToDate:
