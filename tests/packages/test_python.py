@@ -41,7 +41,8 @@ def test_the_wheel_is_the_program_and_its_entry_points(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry_points = archive.read(f"famezd-{famezd.__version__}.dist-info/entry_points.txt").decode()
-    assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "famezd").rglob("*.py")} | {"famezd/py.typed"}
+    ours = [*(ROOT / "famezd").rglob("*.py"), *(ROOT / "famezd/page").iterdir(), ROOT / "famezd/py.typed"]
+    assert packed == {str(path.relative_to(ROOT)) for path in ours}
     for line in ("famezctl = famezd.cli.entry:famezctl", "genz = famezd.switch.genz:Genz"):
         assert line in entry_points
 
