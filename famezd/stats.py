@@ -63,10 +63,13 @@ TAKEN, NOT_TAKEN, NOT_SENT = SAID = ("said_taken", "said_not_taken", "said_not_s
 """What became of the switch's own messages."""
 BATCHES = (1, 4, 16, 64, 256)
 """Upper bounds of the classes into which turns of the loop fall, by the bells that they relayed."""
-_CLASSES = [sum(bells > most for most in BATCHES) for bells in range(BATCHES[-1] + 1)]
-"""The class of each number of bells that is in any but the last."""
-_BATCHES = (*(f"batch_{most}" for most in BATCHES), "batch_inf", "batch_bells")
-_LATER = (*FAULTS, "refused_pinned", *SWITCH, *HEARD, *FAILED, *SAID, *_BATCHES)
+_CLASSES = [sum(bells > most for most in (0, *BATCHES)) for bells in range(BATCHES[-1] + 1)]
+"""The class of each number of bells that is in any but the last; in the first are turns that relayed nothing."""
+IDLE = "batch_0"
+_TURNS = (IDLE, *(f"batch_{most}" for most in BATCHES), "batch_inf")
+BELLS = "batch_bells"
+"""Bells of turns that relayed more than one."""
+_LATER = (*FAULTS, "refused_pinned", *SWITCH, *HEARD, *FAILED, *SAID, *_TURNS, BELLS)
 TOTALS = (JOINS, *LEAVES, *REFUSALS, "dropped", "clipped", "resized", "turns", "busy_ns", *_LATER)
 """The names of the totals, in the order of their words; a new one goes to the end, for the pages that there are."""
 TOTALS_WORDS = 64
@@ -181,7 +184,7 @@ class Page:
         self.words = words
         """The whole page; the relay works on it directly."""
         self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
-        self._batches, self._bells = self._total[_BATCHES[0]], self._total[_BATCHES[-1]]
+        self._turns, self._bells = self._total[IDLE], self._total[BELLS]
 
     @classmethod
     def create(cls, name: str, shape: Shape) -> Page:
@@ -226,8 +229,10 @@ class Page:
         self.words[self._total[total]] += n
 
     def totals(self) -> dict[str, int]:
-        """All totals by name."""
-        return dict(zip(TOTALS, self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True))
+        """All totals by name; every turn is in a class of its own, and counted there."""
+        found = dict(zip(TOTALS, self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True))
+        found["turns"] += sum(found[name] for name in _TURNS)
+        return found
 
     def gauges(self) -> dict[str, int]:
         """What is there now, by name."""
@@ -239,10 +244,13 @@ class Page:
         return TOTALS_AT + TOTALS_WORDS - 1 - GAUGES.index(gauge)
 
     def batch(self, bells: int) -> None:
-        """Counts a turn of the loop that relayed so many bells, at least one."""
-        words = self.words
-        words[self._batches + (_CLASSES[bells] if bells < len(_CLASSES) else len(BATCHES))] += 1
-        words[self._bells] += bells
+        """Counts a turn of the loop that relayed so many bells, more than one.
+
+        With none or one it is the word at IDLE, or the one after it, which the loop itself adds to: nothing that it
+        does for each doorbell may cost more than it must.
+        """
+        self.words[self._turns + (_CLASSES[bells] if bells < len(_CLASSES) else len(_TURNS) - 1)] += 1
+        self.words[self._bells] += bells
 
     def total_at(self, total: str) -> int:
         """The index of a total's word, for who adds to it often."""

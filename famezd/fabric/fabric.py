@@ -98,6 +98,8 @@ class Fabric:
         """Bells, by edge, and members' sockets; the worker adds what else it waits for."""
         self.members: dict[int, Peer] = {}
         """By their socket's descriptor, in the order of their joins."""
+        self.relayed = 0
+        """How many bells the last turn saw to."""
         memory = outliving_memory(mailbox)
         self._switch = Switch(personality, settings, memory, page, state, ring=self._ring, logger=logger)
         self._switch_place = settings.peers if self._switch.is_peer else None
@@ -222,8 +224,7 @@ class Fabric:
     def _turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
         others = []
         rest = self.relay.relay(events)
-        if bells := len(events) - len(rest):
-            self._page.batch(bells)
+        self.relayed = len(events) - len(rest)
         for event in rest:
             descriptor, mask = event
             member = self.members.get(descriptor)

@@ -41,7 +41,7 @@ from famezd.mailbox import claim, discard, give_mailbox, is_backed, open_backing
 from famezd.notify import Manager, inherited
 from famezd.protocol import Descriptor
 from famezd.statepage import StateError, StatePage
-from famezd.stats import Page, StatsError
+from famezd.stats import IDLE, Page, StatsError
 from famezd.switch.personality import FAILURES, Personality, wrong
 
 START_FAILED = 78
@@ -251,7 +251,7 @@ class Worker:
         if self._is_new:
             self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
         words, fabric, poll = self._page.words, self._fabric, self._fabric.epoll.poll
-        turns, busy, clock = self._page.total_at("turns"), self._page.total_at("busy_ns"), time.monotonic_ns
+        idle, busy, clock = self._page.total_at(IDLE), self._page.total_at("busy_ns"), time.monotonic_ns
         now = self._tick(time.monotonic())
         while not self._stopping:
             events = poll(self._timeout(now))
@@ -259,9 +259,13 @@ class Worker:
             others = fabric.turn(events)
             if others:
                 self._hear(others)
-            now = self._tick(clock() / 1e9)
-            words[turns] += 1
-            words[busy] += clock() - began
+            ended = clock()
+            if (bells := fabric.relayed) < 2:
+                words[idle + bells] += 1
+            else:
+                self._page.batch(bells)
+            words[busy] += ended - began
+            now = self._tick(ended / 1e9)
         self._manager.tell("STOPPING=1")
         fabric.close()
         self._log.tick(math.inf)
@@ -366,6 +370,7 @@ class Worker:
         deadline = self._fabric.deadline
         if deadline is not None and now >= deadline:
             self._fabric.tick(now)
+            self._page.add("busy_ns", time.monotonic_ns() - int(now * 1e9))
         if self._log.due is not None and now >= self._log.due:
             self._log.tick(now)
         if self._accept_again_at is not None and now >= self._accept_again_at:

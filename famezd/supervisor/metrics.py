@@ -12,6 +12,7 @@ from famezd.supervisor.readings import (
     Read,
     always,
     batch_count,
+    batch_sum,
     batches,
     detailed,
     info,
@@ -258,7 +259,7 @@ FABRIC: tuple[FabricFamily, ...] = (
         "rate(famez_relay_batch_bells_sum[1m]) / rate(famez_relay_batch_bells_count[1m])",
         (
             Part("_bucket", ("fabric", "le"), batches),
-            Part("_sum", ("fabric",), total("batch_bells")),
+            Part("_sum", ("fabric",), batch_sum),
             Part("_count", ("fabric",), batch_count),
         ),
     ),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from famezd.messages import KINDS as MESSAGES
-from famezd.stats import BATCHES, TOTALS
+from famezd.stats import BATCHES, BELLS, TOTALS
 from famezd.supervisor.exposition import Family, Key, Part, Values, bucket
 from famezd.supervisor.processes import ProcessView
 from famezd.supervisor.view import FabricView
@@ -124,6 +124,12 @@ def batches(scraped: Scraped) -> Values:
     bounds = (*BATCHES, math.inf)
     counted = accumulate(totals[f"batch_{most}"] for most in bounds)
     return {(bucket(most),): n for most, n in zip(bounds, counted, strict=True)}
+
+
+def batch_sum(scraped: Scraped) -> Values:
+    """How many bells there were in all batches."""
+    totals = scraped.fabric.totals
+    return {(): totals["batch_1"] + totals[BELLS]} if totals else {}
 
 
 def batch_count(scraped: Scraped) -> Values:

@@ -18,7 +18,7 @@ def unsent(worker: Worker) -> int:
 
 
 def batches(worker: Worker) -> dict[str, int]:
-    """The classes of the histogram that are not empty, and the number of bells."""
+    """The classes of turns that are not empty, and the number of bells of turns that relayed more than one."""
     return {name.removeprefix("batch_"): n for name, n in worker.totals.items() if name.startswith("batch_") and n}
 
 

@@ -18,8 +18,10 @@ from famezd.faults import MAX_RULES
 from famezd.stats import (
     ANYBODY,
     BATCHES,
+    BELLS,
     COUNT_LIMIT,
     GAUGES,
+    IDLE,
     IN_FLIGHT,
     JOINS,
     LAYOUT_VERSION,
@@ -128,7 +130,10 @@ def test_totals_are_added_by_name_each_to_its_own_word(page: Page) -> None:
     for n, name in enumerate(TOTALS):
         page.add(name, n)
         page.words[page.total_at(name)] += 100
-    assert page.totals() == {name: 100 + n for n, name in enumerate(TOTALS)}
+    expected = {name: 100 + n for n, name in enumerate(TOTALS)}
+    # Each turn is in a class of turns, and counted there.
+    expected["turns"] += sum(n for name, n in expected.items() if name.startswith("batch_") and name != BELLS)
+    assert page.totals() == expected
     assert page.doorbells() == [0] * len(page.doorbells())
     assert page.occupants() == []
 
@@ -369,13 +374,23 @@ def test_the_doorbells_follow_the_places(page: Page) -> None:
     assert shape.passed_at - shape.ruled_at == shape.words - shape.passed_at == shape.places * shape.vectors
 
 
-@pytest.mark.parametrize("bells", range(1, 300))
+@pytest.mark.parametrize("bells", range(2, 300))
 def test_a_batch_is_of_the_first_class_that_has_room_for_it(page: Page, bells: int) -> None:
     page.batch(bells)
     page.batch(bells)
     most = next((str(most) for most in BATCHES if bells <= most), "inf")
-    counted = {name: n for name, n in page.totals().items() if name.startswith("batch_") and n}
-    assert counted == {f"batch_{most}": 2, "batch_bells": 2 * bells}
+    counted = {name: n for name, n in page.totals().items() if n}
+    assert counted == {f"batch_{most}": 2, "batch_bells": 2 * bells, "turns": 2}
+
+
+def test_every_turn_is_counted_in_its_class(page: Page) -> None:
+    # As a page of an older famezd has them.
+    page.add("turns", 100)
+    page.words[page.total_at(IDLE)] += 3
+    page.words[page.total_at(IDLE) + 1] += 4
+    page.batch(7)
+    counted = {name: n for name, n in page.totals().items() if n}
+    assert counted == {"turns": 108, "batch_0": 3, "batch_1": 4, "batch_16": 1, "batch_bells": 7}
 
 
 def test_gauges_and_totals_have_room(page: Page) -> None:
