@@ -119,9 +119,11 @@ class Scene:
 
     def relay(self, step: Callable[[int], None]) -> Iterator[object]:
         """Lets the stopped worker relay, step by step; what can be seen after each."""
-        words, turns = self.worker.page.words, self.worker.page.total_at("turns")
-        before, counted = words[turns], self.counted
-        while words[turns] == before or self.worker.doorbells() != counted:
+        words, at = self.worker.page.words, self.worker.page.total_at
+        # Each turn of the loop adds one to one of these.
+        turns = slice(at("batch_0"), at("batch_inf") + 1)
+        before, counted = words[turns].tolist(), self.counted
+        while words[turns].tolist() == before or self.worker.doorbells() != counted:
             step(self.worker.pid)
             yield self.observe()
 
