@@ -63,7 +63,7 @@ function listen() {
     showFabric();
   });
   hears("peers", (told) => {
-    store.change(told);
+    store.change(told, performance.now() / 1000);
     showFabric();
   });
   hears("rings", (told) => {
