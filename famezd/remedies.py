@@ -37,7 +37,8 @@ def remedy(
 def invisible(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     """Why nobody would find what is made at `path`, and what to do; None if it is found there."""
     path = os.path.abspath(path)
-    with open(mounts) as lines:
+    # In the names of mounts there may be any bytes.
+    with open(mounts, errors="surrogateescape") as lines:
         fields = [line.split() for line in lines]
     # The last one of those that are mounted on one place is the one that is seen.
     over = [(len(point), root) for _, _, _, root, point, *_ in fields if os.path.commonpath((point, path)) == point]

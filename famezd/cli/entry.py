@@ -43,9 +43,7 @@ def run(module: str) -> int:
     if ours:
         # An exception in the midst of an import may be taken for the import's own failure, or be lost.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    if sys.stdout is None:
-        # It was closed: nobody wants to read it, and no file that is opened should come to be in its place.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+    _replace_closed()
     main = importlib.import_module(module).main
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,6 +64,17 @@ def run(module: str) -> int:
         print(f"{os.path.basename(sys.argv[0])}: cannot write the output: {e.strerror}", file=sys.stderr)
         return NOT_DONE
     return status
+
+
+def _replace_closed() -> None:
+    """Opens standard streams that were closed on nothing: no file that is opened should come to be in their place."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, descriptor)
+            if nowhere != descriptor:
+                os.close(nowhere)
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r"))  # noqa: SIM115 (as long as the process)
 
 
 def discard_output() -> None:

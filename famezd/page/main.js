@@ -24,8 +24,16 @@ let source = null;
 // Listening
 
 function wanted() {
-  const name = decodeURIComponent(location.hash.slice(1));
-  return name || store.fabrics.keys().next().value || "";
+  return named() || store.fabrics.keys().next().value || "";
+}
+
+// The fabric that the page's address names, "" for none.
+function named() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // somebody has typed it
+  }
 }
 
 function listen() {
@@ -40,14 +48,14 @@ function listen() {
   };
   hears("state", (told) => {
     store.state(told);
-    if (!store.fabric && wanted() && store.fabrics.has(wanted())) return listen();
+    if (isThere()) return listen();
     return all();
   });
   hears("fabrics", (told) => {
     store.brief(told);
     note(told.changed);
     if (store.fabric && told.gone.includes(store.fabric.name)) return leave();
-    if (!store.fabric && store.fabrics.size) return listen();
+    if (isThere()) return listen();
     return showFabrics();
   });
   hears("fabric", (told) => {
@@ -55,7 +63,7 @@ function listen() {
     showFabric();
   });
   hears("peers", (told) => {
-    store.change(told);
+    store.change(told, performance.now() / 1000);
     showFabric();
   });
   hears("rings", (told) => {
@@ -67,6 +75,11 @@ function listen() {
     store.happen(told);
     showTimeline();
   });
+}
+
+// Whether the fabric that is not shown yet can be.
+function isThere() {
+  return !store.fabric && store.fabrics.has(wanted());
 }
 
 // The fabric is there no more.
@@ -163,7 +176,7 @@ function showHead() {
   $("state").textContent = brief?.state ?? "";
   $("state").className = `pill ${brief?.state ?? ""}`;
   say($("failure"), brief?.failure ?? "");
-  if (!brief) return say($("facts"), store.fabrics.size ? "" : "famezd serves no fabric.");
+  if (!brief) return say($("facts"), store.fabrics.size ? `There is no fabric ${wanted()}.` : "famezd serves no fabric.");
   const seen = brief.doorbells === "direct" ? "doorbells are direct: only the switch's are seen" : "doorbells relayed";
   const facts = [brief.personality, `${brief.peers} of ${brief.limit} peers`, `${store.fabric.vectors} vectors`, seen];
   if (brief.restarts) facts.push(`${brief.restarts} restarts`);
@@ -345,6 +358,10 @@ $("theme").addEventListener("click", () => {
   } catch {
     // Then only as long as the page is open.
   }
+});
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // in the address is the fabric
+  $("fabric").focus();
 });
 $("close").addEventListener("click", letGo);
 $("filter").addEventListener("input", showFabrics);

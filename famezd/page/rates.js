@@ -20,14 +20,8 @@ export class Rates {
     return rate < 0.05 ? 0 : rate;
   }
 
-  // All that still move, as [key, rate]; the others are forgotten.
-  moving(now) {
-    const found = [];
-    for (const key of this.#values.keys()) {
-      const rate = this.of(key, now);
-      if (rate) found.push([key, rate]);
-      else this.#values.delete(key);
-    }
-    return found;
+  // Forgets what does not grow any more.
+  tidy(now) {
+    for (const key of this.#values.keys()) if (!this.of(key, now)) this.#values.delete(key);
   }
 }

@@ -37,9 +37,11 @@ export class Store {
     if (this.fabric) Object.assign(this.fabric, told);
   }
 
-  change({ changed = [], gone = [] }) {
+  change({ changed = [], gone = [] }, now) {
     for (const peer of changed) this.peers.set(peer.id, peer);
     for (const id of gone) this.peers.delete(id);
+    // Ids are not used again where ports are fresh: a page that is open for months would keep those of all who left.
+    if (gone.length) for (const rates of [this.rates, this.rings, this.rung, this.vectors]) rates.tidy(now);
   }
 
   ring({ pairs, vectors, total }, now) {

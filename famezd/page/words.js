@@ -12,8 +12,6 @@ export function rate(value) {
   return value < 1e5 ? whole(value) : large(value);
 }
 
-export const count = whole;
-
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 

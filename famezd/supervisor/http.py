@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from famezd.config import Config, Control, Http
 from famezd.fabric.listener import ListenerError, give_socket, identity, listen, unlink
@@ -175,7 +178,13 @@ class Server:
         return "http:" if self._gate.tls is None else "https:"
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it is more than that somebody sends what is no HTTP: anybody can, as often as they like."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
 def _runner(application: web.Application) -> web.AppRunner:
+    server_logger.addFilter(_is_ours)
     return web.AppRunner(application, access_log=None, **_OF_RUNNER)
 
 

@@ -24,9 +24,9 @@ _LONGEST_NAME = 64
 """Of a field."""
 
 
-def field(name: str) -> str:
-    """A field's name made of any name; where nothing of it can be in one, X."""
-    return (_NO_NAME.sub("_", name.upper()).lstrip("_0123456789") or "X")[:_LONGEST_NAME]
+def field(name: str, prefix: str = "") -> str:
+    """A field's name made of any name, behind `prefix`; where nothing of it can be in one, X."""
+    return (prefix + (_NO_NAME.sub("_", name.upper()).lstrip("_0123456789") or "X"))[:_LONGEST_NAME]
 
 
 def serialised(fields: Mapping[str, str]) -> bytes:

@@ -39,6 +39,17 @@ class _Losses:
 _losses = _Losses()
 
 
+class _Libraries(logging.Handler):
+    """What libraries say by Python's own logging, as lines of our log: left alone, it is text on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = {} if record.exc_info is None else {"exc_info": record.exc_info[1]}
+        structlog.get_logger().log(record.levelno, record.getMessage(), library=record.name, **error)
+
+
+_libraries = _Libraries()
+
+
 def lines_lost() -> int:
     """How many lines of our own log nobody took since this process started."""
     return _losses.lines
@@ -75,6 +86,7 @@ def configure(
         logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,
     )
+    logging.getLogger().addHandler(_libraries)
 
 
 def _number(level: str) -> int:
@@ -191,7 +203,7 @@ def _journal_entry(
         fields["MESSAGE_ID"] = found
     for key, value in event.items():
         if key != "event":
-            fields[key.upper() if key in _PLAIN else f"FAMEZ_{journal.field(key)}"] = str(value)
+            fields[key.upper() if key in _PLAIN else journal.field(key, "FAMEZ_")] = str(value)
     fields["MESSAGE"] = _told(event)
     line = f"<{_PRIORITIES[level]}>{fields['MESSAGE']}".replace("\n", "\\n")
     return (fields, line), {}

@@ -185,8 +185,12 @@ class Service:
         stop = asyncio.ensure_future(self._stop.wait())
         keep_alive = asyncio.ensure_future(self._keep_alive())
         keep_history = asyncio.ensure_future(self._keep_history(started))
+        for kept in (keep_alive, keep_history):
+            kept.add_done_callback(self._ended)
         try:
             await asyncio.wait((started, stop), return_when=asyncio.FIRST_COMPLETED)
+            if started.done():
+                started.result()
             failed = [worker for worker in self.workers.values() if worker.state is State.FAILED]
             if failed and not self._resumes:
                 raise ServiceError("\n".join(f"fabric {w.fabric.name}: {w.failure}" for w in failed))
@@ -301,6 +305,11 @@ class Service:
             if self._stream.is_heard:
                 self._stream.note({view.fabric.name: self._history.rates(view) for view in views})
             await asyncio.sleep(EVERY)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        """Nobody waits for it, so nobody else would say that it has failed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("what goes on beside the fabrics has failed", exc_info=error)
 
     async def _keep_alive(self) -> None:
         """Feeds systemd's watchdog: from this loop, and so only while it turns."""

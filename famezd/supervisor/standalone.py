@@ -26,7 +26,7 @@ def recall(given: Mapping[str, Sequence[int]]) -> list[str] | None:
     if newest is None or not any(map(ARK.fullmatch, given)):
         return None
     descriptor = given[f"settings.{newest}"][0]
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode().split("\0")
+    return os.fsdecode(os.pread(descriptor, os.fstat(descriptor).st_size, 0)).split("\0")
 
 
 def keep(arguments: Sequence[str], given: Mapping[str, Sequence[int]], manager: Manager) -> None:
@@ -34,7 +34,7 @@ def keep(arguments: Sequence[str], given: Mapping[str, Sequence[int]], manager: 
     newest = _newest(given)
     descriptor = os.memfd_create("famezd-settings", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, "\0".join(arguments).encode())
+        os.write(descriptor, os.fsencode("\0".join(arguments)))
         # Under a name of its own, so that at no time there is none.
         manager.store(f"settings.{0 if newest is None else newest + 1}", [descriptor])
     finally:

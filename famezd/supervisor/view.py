@@ -181,13 +181,16 @@ def _doorbells(
     counters, departed, (places, rows, width) = page.doorbells(), page.former(), page.shape
     pairs: defaultdict[tuple[int, int], int] = defaultdict(int)
     vectors: defaultdict[tuple[int, int], int] = defaultdict(int)
+    # Most places of a large fabric are empty, and nobody there has ever rung.
+    span = places * width
+    telling = [row for row in range(rows) if row in there or any(counters[row * span : (row + 1) * span])]
     for dst, dst_id in enumerate(ids):
         if dst_id is None:
             continue
         former = departed[dst * width : (dst + 1) * width]
         could_be_rung = any(former)
         # Of a direct fabric only what the switch is party to is seen, and who rang it is not.
-        sources = range(rows) if relayed else [r for r in range(rows) if (r == ANYBODY) == (dst == places - 1)]
+        sources = telling if relayed else [r for r in range(rows) if (r == ANYBODY) == (dst == places - 1)]
         starts = ((row * places + dst) * width for row in sources)
         rung = [counters[at : at + width] for at in starts]
         for row, counts in zip(sources, rung, strict=True):

@@ -153,6 +153,25 @@ def test_who_names_no_host_is_no_browser(famezd: Famezd) -> None:
         assert answer.readline() == b"HTTP/1.0 200 OK\r\n"
 
 
+NO_HTTP = [
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"no\x00thing\r\n\r\n",
+]
+
+
+def test_what_is_no_http_is_answered_and_fills_no_log(famezd: Famezd) -> None:
+    host, port = urlsplit(famezd.url).netloc.split(":")
+    for request in NO_HTTP:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as client, client.makefile("rb") as answer:
+            client.sendall(request)
+            assert answer.readline() == b"HTTP/1.0 400 Bad Request\r\n"
+    log = famezd.log.read_text()
+    assert "famezd is ready" in log
+    assert "rror handling request" not in log
+    assert "Traceback" not in log
+
+
 # Users, and HTTPS
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from famezd.client import Peer
 from tests.browser import Tab, browser
@@ -146,6 +147,39 @@ def test_a_fabric_is_removed_while_it_is_watched(famezd: Famezd, tmp_path: Path)
             await tab.until("document.querySelector('#name').textContent === 'lab'")
             await tab.until("document.querySelectorAll('#fabrics li').length === 1")
             await tab.until("document.querySelector('#timeline .reload')")
+
+    with_page(famezd, test, "/#plain")
+
+
+def test_a_fabric_that_is_not_there_is_shown_as_soon_as_it_is(famezd: Famezd, tmp_path: Path) -> None:
+    async def test(tab: Tab) -> None:
+        await tab.until("document.querySelector('#facts').textContent === 'There is no fabric new.'")
+        with famezd.join("lab"):
+            # It goes on to listen as it did, whatever happens to others.
+            await tab.until("document.querySelector('#fabrics .many').textContent === '1 of 4 peers'")
+        (tmp_path / "fabrics.d" / "new.yaml").write_text(yaml.safe_dump(PLAIN))
+        assert famezd.ctl("reload").returncode == 0
+        await tab.until("document.querySelector('#name').textContent === 'new'")
+        # For it alone there were two: when it was opened, and when the fabric was there.
+        assert sum("/api/v1/events" in url for url in tab.requests) == 2
+
+    with_page(famezd, test, "/#new")
+
+
+def test_an_address_that_nobody_encoded_names_no_fabric(famezd: Famezd) -> None:
+    async def test(tab: Tab) -> None:
+        await tab.until("document.querySelector('#name').textContent === 'lab'")
+
+    with_page(famezd, test, "/#100%")
+
+
+def test_who_skips_to_the_fabric_stays_on_it(famezd: Famezd) -> None:
+    async def test(tab: Tab) -> None:
+        await tab.until("document.querySelector('#name').textContent === 'plain'")
+        await tab.press("Tab")
+        await tab.press("Enter")
+        assert await tab.evaluate("document.activeElement.id") == "fabric"
+        assert await tab.evaluate("location.hash") == "#plain"
 
     with_page(famezd, test, "/#plain")
 

@@ -543,6 +543,14 @@ def test_output_that_nobody_takes_does_not_keep_famezd_from_serving(tmp_path: Pa
         assert (process.returncode, "Traceback" in errors, "Exception" in errors) == (0, False, False)
 
 
+def test_it_serves_with_standard_streams_that_are_closed(tmp_path: Path) -> None:
+    famezd = Famezd(tmp_path, {"lab": LAB})
+    famezd.under = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh"]
+    with famezd, famezd.join("lab"):
+        streams = [os.readlink(f"/proc/{famezd.process.pid}/fd/{descriptor}") for descriptor in (0, 2)]
+        assert streams == [os.devnull] * 2
+
+
 def test_a_command_whose_reader_has_gone_ends_quietly(famezd: Famezd) -> None:
     commands = (
         ["famezctl", "-s", str(famezd.runtime / "control.sock"), "status"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import logging
 import os
 import re
 import socket
@@ -102,6 +103,7 @@ def test_any_text_is_read_back(fields: Fields) -> None:
 @given(st.text())
 def test_any_name_makes_a_fields_name(name: str) -> None:
     assert re.fullmatch("[A-Z][A-Z0-9_]{0,63}", journal.field(name))
+    assert re.fullmatch("FAMEZ_[A-Z][A-Z0-9_]{0,57}", journal.field(name, "FAMEZ_"))
 
 
 def test_an_entry_has_the_fields_by_which_it_is_looked_for(listening: Listening) -> None:
@@ -137,6 +139,14 @@ def test_a_traceback_is_a_field(listening: Listening) -> None:
     entry = listening.entry()
     assert entry["FAMEZ_EXCEPTION"].endswith("ValueError: invalid literal for int() with base 10: 'wrong'")
     assert entry["PRIORITY"] == "3"
+
+
+def test_what_libraries_log_is_an_entry(listening: Listening) -> None:
+    with under_systemd():
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=ValueError("odd"))
+    entry = listening.entry()
+    assert (entry["FAMEZ_LIBRARY"], entry["PRIORITY"]) == ("asyncio", "3")
+    assert entry["FAMEZ_EXCEPTION"].endswith("ValueError: odd")
 
 
 @pytest.mark.parametrize("size", [10_000, 1_000_000])

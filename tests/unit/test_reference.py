@@ -237,6 +237,12 @@ class TestDocs:
         linked = set(re.findall(r"\]\((docs/[a-z-]+\.md)", (ROOT / "README.md").read_text()))
         assert {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")} == linked
 
+    def test_the_architecture_names_every_module(self) -> None:
+        modules = (ROOT / "docs/architecture.md").read_text().partition("## Modules")[2].partition("## Glossary")[0]
+        named = {word.replace("-", "_") for word in re.findall(r"[a-z_-]+", modules)}
+        there = {path.stem for path in ROOT.glob("famezd/**/*.py") if not path.stem.startswith("__")}
+        assert there - named == set()
+
     @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
     def test_links_lead_somewhere(self, page: Path) -> None:
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):

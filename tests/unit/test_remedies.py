@@ -13,6 +13,7 @@ TMPFS = "22 21 0:25 / /tmp rw,nosuid shared:2 - tmpfs tmpfs rw"
 ON_DISK = "23 21 8:1 /tmp/systemd-private-0a1b-famezd.service-XyZ/tmp /tmp rw,nosuid shared:3 - ext4 /dev/sda1 rw"
 ON_TMPFS = "24 21 0:25 /systemd-private-0a1b-famezd.service-XyZ/tmp /tmp rw,nosuid shared:4 - tmpfs tmpfs rw"
 VAR_TMP = "25 21 8:1 /var/tmp/systemd-private-0a1b-famezd.service-AbC/tmp /var/tmp rw - ext4 /dev/sda1 rw"
+FOREIGN = "27 21 8:17 / /media/b\u00fccher rw - vfat /dev/sdb1 rw"
 BOUND = "26 24 8:1 /srv/fabrics /tmp/fabrics rw - ext4 /dev/sda1 rw"
 
 
@@ -34,7 +35,7 @@ def test_what_is_in_a_tmp_of_our_own_nobody_would_find(
     mounts: list[str], path: str, top: str | None, tmp_path: Path
 ) -> None:
     mountinfo = tmp_path / "mountinfo"
-    mountinfo.write_text("\n".join(mounts) + "\n")
+    mountinfo.write_bytes("\n".join([*mounts, FOREIGN]).encode("latin-1") + b"\n")
     why = invisible(path, str(mountinfo))
     if top is None:
         assert why is None

@@ -13,7 +13,7 @@ from famezd.supervisor.standalone import journal, keep, recall
 from tests.unit.conftest import closing
 from tests.unit.test_log import standard_error
 
-ARGUMENTS = ["lab", "socket=/run/famez/lab.sock", "memory=/dev/shm/a b", "size=4096"]
+ARGUMENTS = ["lab", "socket=/run/famez/lab.sock", os.fsdecode(b"memory=/dev/shm/a \xff"), "size=4096"]
 ARK = {"ark.0.0": [0, 1]}
 
 
