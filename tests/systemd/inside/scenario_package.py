@@ -101,6 +101,23 @@ def test_it_is_installed_removed_and_purged() -> None:
         assert [entry for entry in database() if "famez" in str(entry)] == []
 
 
+@pytest.fixture
+def namesake() -> Iterator[str]:
+    """Somebody whose name is famez, since before famezd was installed."""
+    apt_get("purge", "famezd")
+    assert run("useradd", "--system", "--user-group", "--comment", "Fam Ez", "famez").returncode == 0
+    yield "famez"
+    assert run("userdel", "famez").returncode == 0
+
+
+@pytest.mark.usefixtures("this_version")
+def test_a_user_who_was_called_famez_before_outlives_the_package(namesake: str) -> None:
+    install(THIS)
+    serves_as_installed(Installed())
+    apt_get("purge", "famezd")
+    assert pwd.getpwnam(namesake).pw_gecos == "Fam Ez"
+
+
 @pytest.mark.usefixtures("this_version")
 def test_upgrades_disturb_nobody_not_even_with_a_mistake_in_the_configuration(tmp_path: Path) -> None:
     with Unit({"lab": LAB}) as unit, Traffic(unit, "lab", tmp_path, programs=2) as lab:
