@@ -89,6 +89,9 @@ def test_it_is_installed_removed_and_purged() -> None:
     assert list(Path("/dev/shm").glob("famez-*")) == []
     assert CHANGED.read_text() == OWN
     assert unit.file("mine").exists()
+    install(THIS)
+    assert systemctl("is-active", NAME, HTTP, "famez-fabric@own").split() == ["active"] * 3
+    apt_get("remove", "famezd")
     # As after a famezd that was killed when it could not be started again.
     lost, others = Path("/dev/shm/famez-lost"), Path("/dev/shm/famez-of-a-user")
     lost.touch()
