@@ -10,6 +10,7 @@ A mistake does not end the reading where it can go on: what is wrong is noted an
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -146,7 +147,8 @@ class Document:
         try:
             content = _content(path)
         except OSError as error:
-            return cls.broken(path, _START, unreadable(path, error, os.R_OK))
+            create = "create it, an empty file will do" if error.errno == errno.ENOENT else ""
+            return cls.broken(path, _START, unreadable(path, error, os.R_OK, create))
         if len(content) > MAX_BYTES:
             return cls.broken(path, _START, f"is longer than {MAX_BYTES} bytes")
         try:

@@ -23,8 +23,10 @@ from famezd.supervisor.faults import UnknownRuleError
 from famezd.supervisor.health import unready
 from famezd.supervisor.names import LONGEST, sanitised
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
+from famezd.supervisor.owners import not_given
 from famezd.supervisor.rates import History
 from famezd.supervisor.scrape import Scraper
+from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
 from famezd.supervisor.view import ConfigView, FabricView
 
@@ -308,6 +310,8 @@ def _fabric(view: FabricView, history: History) -> dict[str, Any]:
 def _remarks(view: FabricView, history: History) -> list[str]:
     """What an operator should know of a fabric, a phrase each."""
     remarks = history.worries(view)
+    if view.up:
+        remarks += not_given(worker_settings(view.fabric))
     if len(view.peers) == view.fabric.peers:
         remarks.append("there is no room for another peer")
     if view.faults:

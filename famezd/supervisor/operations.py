@@ -19,6 +19,7 @@ from famezd.supervisor.addresses import HttpError
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http import Prepared
 from famezd.supervisor.logs import configure
+from famezd.supervisor.owners import not_given
 from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import misfits, worker_settings
 from famezd.supervisor.view import ACCEPTED, REFUSED, look
@@ -209,7 +210,7 @@ class Operations:
                 if why := await self._change_faults(worker, faults):
                     reloaded.failed[name] = why
                     continue
-            elif why := await self._restart(worker):
+            elif why := await self._restart(worker) or "; ".join(not_given(worker.settings)):
                 reloaded.failed[name] = why
                 continue
             reloaded.changed.append(name)

@@ -51,6 +51,15 @@ def test_it_has_what_the_debian_package_has() -> None:
     ]
 
 
+def test_its_documentation_is_as_it_refers_to_itself() -> None:
+    files = set(ask("--docfiles").split())
+    (top,) = (Path(name).parent for name in files if name.endswith("/README.md"))
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert pages
+    assert {f"{top}/docs/{page}" for page in pages} - files == set()
+    assert {f"{top}/examples/{name}" for name in ("groups.conf", "famez-hub/famez_hub.py")} - files == set()
+
+
 def test_configuration_files_are_kept() -> None:
     etc = {name for name in ask("--list").split() if name.startswith("/etc/") and name.endswith(".yaml")}
     assert etc

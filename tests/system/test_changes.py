@@ -389,6 +389,29 @@ def test_a_control_socket_that_cannot_be_given_away_stays_as_it_is(tmp_path: Pat
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_fabric_that_cannot_be_given_away_is_served_and_told_of(tmp_path: Path) -> None:
+    with famezd_that_gives_nothing_away(tmp_path) as famezd, famezd.join("lab") as one:
+        path = famezd.runtime / "lab.sock"
+        before = path.stat()
+        not_ours = next(g.gr_name for g in grp.getgrall() if g.gr_gid not in (os.getegid(), *os.getgroups()))
+        mailbox = yaml.safe_load((famezd.config.parent / "fabrics.d/lab.yaml").read_text())["mailbox"]
+        define(famezd, "lab", socket={"group": not_ours}, mailbox=mailbox | {"group": not_ours})
+        done = famezd.ctl("reload")
+        assert done.returncode == 3
+        told = f"{path} has group {path.group()}, not {not_ours}: famezd can give it only to groups that it is in"
+        assert told in done.stdout + done.stderr
+        assert path.stat().st_gid == before.st_gid
+        remarks = fabric(famezd, "lab")["remarks"]
+        assert isinstance(remarks, list)
+        assert [remark.partition(" has ")[0] for remark in remarks] == [str(path), fabric(famezd, "lab")["mailbox"]]
+        assert fabric(famezd, "lab")["health"] == "warning"
+        with famezd.join("lab") as other:
+            rings(other, one, 3)
+        define(famezd, "lab", socket={}, mailbox=mailbox)
+        assert famezd.ctl("reload").returncode == 0
+        assert fabric(famezd, "lab")["remarks"] == []
+
+
 def test_a_control_socket_that_was_removed_is_told_in_the_log(famezd: Famezd) -> None:
     (famezd.runtime / "control.sock").unlink()
     famezd.process.send_signal(signal.SIGHUP)

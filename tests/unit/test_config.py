@@ -555,7 +555,7 @@ class TestFiles:
         path.unlink()
         assert problems(path) == [
             f"fabrics.d/a.yaml:1:1: x: unknown key, known are {PHRASES['keys']}",
-            "famezd.yaml:1:1: cannot be read: No such file or directory",
+            "famezd.yaml:1:1: cannot be read: No such file or directory: create it, an empty file will do",
         ]
 
     def test_too_few_vectors_do_not_hide_a_small_mailbox(self, write: Write) -> None:
@@ -565,7 +565,9 @@ class TestFiles:
         ]
 
     def test_missing_altogether(self, tmp_path: Path) -> None:
-        assert problems(tmp_path / "famezd.yaml") == ["famezd.yaml:1:1: cannot be read: No such file or directory"]
+        assert problems(tmp_path / "famezd.yaml") == [
+            "famezd.yaml:1:1: cannot be read: No such file or directory: create it, an empty file will do"
+        ]
 
     def test_other_suffix(self, write: Write) -> None:
         path = write(a="")
@@ -598,7 +600,7 @@ class TestFiles:
         assert problems(path) == [
             "fabrics.d/a.yaml:1:1: cannot be read: not a regular file",
             "fabrics.d/b.yaml:1:1: cannot be read: not a regular file",
-            "fabrics.d/c.yaml:1:1: cannot be read: No such file or directory",
+            "fabrics.d/c.yaml:1:1: cannot be read: No such file or directory: create it, an empty file will do",
         ]
 
     def test_no_permission(self) -> None:

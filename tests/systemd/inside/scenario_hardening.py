@@ -16,7 +16,7 @@ import pytest
 from famezd.client import Doorbell, Mailbox, Peer
 from tests.daemon import PATIENCE, eventually
 from tests.qemu.machine import Machine
-from tests.systemd.inside.unit import EXAMPLES, HTTP, NAME, Unit, drop_in, run, systemctl
+from tests.systemd.inside.unit import EXAMPLES, HTTP, NAME, Unit, drop_in, run
 
 TEMPLATE = "famez-fabric@lab.service"
 UNITS = (NAME, HTTP, TEMPLATE)
@@ -85,13 +85,15 @@ def test_a_host_without_libvirt_starts_and_one_with_it_gives_its_group_a_socket(
         assert GROUP not in {group.gr_name for group in grp.getgrall()}
         with qemus_group():
             unit.write("lab", **LAB | {"socket": {"group": GROUP}, "mailbox": {"group": GROUP}})
-            systemctl("reload", NAME)
-            # One that it is not in.
+            # One that it is not in: it goes on as it was, and says so.
+            assert run("systemctl", "reload", NAME).returncode != 0
             assert "cannot give" in unit.journal()
+            assert f"lab.sock has group famez, not {GROUP}" in unit.ctl("status").stdout
             assert "SupplementaryGroups=" in unit.journal()
             with drop_in(NAME, groups), unit.join("lab"):
                 unit.restart()
                 assert unit.socket("lab").group() == Path("/dev/shm/famez-lab").group() == GROUP
+                assert "has group" not in unit.ctl("status").stdout
                 unit.stop()
         with drop_in(NAME, groups):
             assert run("systemctl", "start", NAME).returncode != 0

@@ -89,6 +89,9 @@ def test_it_is_installed_removed_and_purged() -> None:
     assert list(Path("/dev/shm").glob("famez-*")) == []
     assert CHANGED.read_text() == OWN
     assert unit.file("mine").exists()
+    install(THIS)
+    assert systemctl("is-active", NAME, HTTP, "famez-fabric@own").split() == ["active"] * 3
+    apt_get("remove", "famezd")
     # As after a famezd that was killed when it could not be started again.
     lost, others = Path("/dev/shm/famez-lost"), Path("/dev/shm/famez-of-a-user")
     lost.touch()
@@ -99,6 +102,23 @@ def test_it_is_installed_removed_and_purged() -> None:
     assert leftovers() == set()
     for database in (pwd.getpwall, grp.getgrall):
         assert [entry for entry in database() if "famez" in str(entry)] == []
+
+
+@pytest.fixture
+def namesake() -> Iterator[str]:
+    """Somebody whose name is famez, since before famezd was installed."""
+    apt_get("purge", "famezd")
+    assert run("useradd", "--system", "--user-group", "--comment", "Fam Ez", "famez").returncode == 0
+    yield "famez"
+    assert run("userdel", "famez").returncode == 0
+
+
+@pytest.mark.usefixtures("this_version")
+def test_a_user_who_was_called_famez_before_outlives_the_package(namesake: str) -> None:
+    install(THIS)
+    serves_as_installed(Installed())
+    apt_get("purge", "famezd")
+    assert pwd.getpwnam(namesake).pw_gecos == "Fam Ez"
 
 
 @pytest.mark.usefixtures("this_version")
