@@ -61,6 +61,7 @@ def test_all_is_where_debian_has_it() -> None:
         *installed_from("packaging/journal", "*", "/usr/lib/systemd/catalog"),
         *installed_from("famezd/page", "*", "/usr/lib/python3/dist-packages/famezd/page"),
         *installed_from("docs", "*.md", "/usr/share/doc/famezd/docs"),
+        *installed_from("docs/images", "*", "/usr/share/doc/famezd/docs/images"),
         *installed_from("systemd/examples", "*", "/usr/share/doc/famezd/examples"),
         *(f"{man}.gz" for n in "158" for man in installed_from("packaging/man", f"*.{n}", f"/usr/share/man/man{n}")),
         "/usr/share/doc/famezd/changelog.gz",
