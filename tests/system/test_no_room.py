@@ -91,7 +91,7 @@ def test_no_room_for_a_mailbox(famezd: Famezd, options: str, why: str, remedy: s
     ("what", "why"),
     [
         ("full", f" of 4194304 bytes: {FULL}; free space there or choose a smaller mailbox.size"),
-        ("read-only", f": {READ_ONLY}; {WRITABLE}; in a unit ReadWritePaths= may be what is missing"),
+        ("read-only", f": {READ_ONLY}; {WRITABLE}"),
     ],
 )
 def test_a_fabric_for_which_there_is_no_room_harms_no_other(famezd: Famezd, what: str, why: str) -> None:
@@ -99,7 +99,8 @@ def test_a_fabric_for_which_there_is_no_room_harms_no_other(famezd: Famezd, what
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["status"] == 3
-    assert told["said"] == f"fabric big failed: cannot make the mailbox /dev/shm/famez-big{why}"
+    # Where the tests run as a unit, what to change in that follows.
+    assert told["said"].startswith(f"fabric big failed: cannot make the mailbox /dev/shm/famez-big{why}")
     assert told["states"] == {"big": "failed", "lab": "serving"}
     assert told["id"] == 1
 
