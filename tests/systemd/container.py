@@ -29,6 +29,13 @@ class Outcome(NamedTuple):
     journal: str
 
 
+def prepare(release: str) -> None:
+    """Make what it takes to boot a release, which is not to be made twice at once."""
+    deb()
+    next_deb()
+    tree(release)
+
+
 def run_inside(release: str, *selection: str) -> Outcome:
     """Boot the Debian `release`, run the tests of tests/systemd/inside in it, and power off.
 

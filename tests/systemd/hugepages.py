@@ -10,24 +10,22 @@ from pathlib import Path
 from tests.systemd.trees import as_root, run
 
 NUMBER = Path("/proc/sys/vm/nr_hugepages")
-PAGES = 8
-"""As many as the tests inside use at once, and more."""
 
 
 @contextmanager
-def huge_pages() -> Iterator[None]:
-    """Has the kernel set some aside until the end of `with`, if it has any.
+def huge_pages(pages: int) -> Iterator[None]:
+    """Has the kernel set so many more aside until the end of `with`, if it has any.
 
     What it gives depends on its memory; where it gives none the test that needs them says so.
     """
     if not NUMBER.exists():
         yield
         return
-    _add(PAGES)
+    _add(pages)
     try:
         yield
     finally:
-        _add(-PAGES)
+        _add(-pages)
 
 
 def _add(pages: int) -> None:

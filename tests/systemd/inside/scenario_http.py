@@ -41,6 +41,15 @@ def works(one: Peer, other: Peer) -> None:
     assert other.wait(PATIENCE) == [Doorbell(3, 1)]
 
 
+def test_who_stops_and_starts_it_again_and_again_has_it() -> None:
+    with Unit(LAB) as unit:
+        # Five in ten seconds are what systemd lets a unit start by itself.
+        for _ in range(7):
+            unit.stop()
+            unit.start()
+            assert unit.metrics("famez_fabric_up", "fabric") == {("lab",): 1}
+
+
 def test_the_tcp_socket_stays_through_restarts_and_crashes() -> None:
     with Unit(LAB) as unit:
         before = listening(PORT)
