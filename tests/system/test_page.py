@@ -92,7 +92,7 @@ def test_a_worker_is_killed_and_resumes_and_the_page_shows_it(famezd: Famezd) ->
             os.kill(fabric["pid"], signal.SIGKILL)
             await tab.until("document.querySelector('#timeline .death')")
             await tab.until("document.querySelector('#timeline .resume')")
-            await tab.until("document.querySelector('#facts').textContent.includes('1 restarts')")
+            await tab.until("document.querySelector('#facts').textContent.includes('1 restart ')")
             await tab.until("document.querySelector('#state').textContent === 'serving'")
             first.ring(second.id, 0)
             await tab.until(rung(1))
@@ -164,6 +164,22 @@ def test_a_fabric_that_is_not_there_is_shown_as_soon_as_it_is(famezd: Famezd, tm
         assert sum("/api/v1/events" in url for url in tab.requests) == 2
 
     with_page(famezd, test, "/#new")
+
+
+def test_of_many_fabrics_the_one_that_is_shown_is_in_view(tmp_path: Path) -> None:
+    name = "the-longest-name-of-all"
+    fabrics = {f"f{n:02}": PLAIN for n in range(12)} | {name: PLAIN}
+
+    async def test(tab: Tab) -> None:
+        await tab.until(f"document.querySelector('#name').textContent === '{name}'")
+        card = "document.querySelector('#fabrics [aria-current]').getBoundingClientRect()"
+        assert await tab.evaluate(f"{card}.left >= 0 && {card}.right <= innerWidth && {card}.top >= 0")
+        # In the drawing its name is no wider than the switch.
+        width = "document.querySelector('.hub %s').getBBox().width"
+        assert await tab.evaluate(f"{width % '.what'} <= {width % 'circle'}")
+
+    with Famezd(tmp_path, fabrics) as famezd:
+        with_page(famezd, test, f"/#{name}", width=400)
 
 
 def test_an_address_that_nobody_encoded_names_no_fabric(famezd: Famezd) -> None:
@@ -289,6 +305,8 @@ def test_the_page_comes_back_when_famezd_does(tmp_path: Path) -> None:
     async def test(tab: Tab) -> None:
         assert first.stop() == 0
         await tab.until("document.querySelector('#connection.reconnecting')")
+        # What was true is not told as if it still were.
+        await tab.until("document.querySelector('#summary.bad').textContent.startsWith('shown as it was at')")
         with Famezd(tmp_path, {"other": LAB}, http={"listen": listen}) as second:
             (tmp_path / "fabrics.d" / "lab.yaml").unlink(missing_ok=True)
             assert second.ctl("reload").returncode == 0
