@@ -115,12 +115,14 @@ export class Drawing {
     });
   }
 
-  // Doorbells that were rung just now.
-  ring(pairs) {
-    for (const [, dst] of pairs.slice(0, PER_SAMPLE)) this.#light(dst);
+  // Doorbells that were rung just now: of a peer that is chosen its own.
+  ring(all, chosen) {
+    const its = chosen === null ? all : all.filter(([src, dst]) => src === chosen || dst === chosen);
+    const pairs = its.slice(0, PER_SAMPLE);
+    for (const [, dst] of pairs) this.#light(dst);
     if (this.#calm.matches || document.hidden) return;
     const hub = this.#store.switch?.id;
-    pairs.slice(0, PER_SAMPLE).forEach(([src, dst, n], i) => {
+    pairs.forEach(([src, dst, n], i) => {
       const from = src === hub ? { x: 0, y: 0 } : this.#places.get(src);
       const to = dst === hub ? { x: 0, y: 0 } : this.#places.get(dst);
       if (!from || !to || this.#flying.length >= PULSES) return;

@@ -70,7 +70,7 @@ function listen() {
   });
   hears("rings", (told) => {
     store.ring(told, performance.now() / 1000);
-    drawing.ring(told.pairs);
+    drawing.ring(told.pairs, chosen);
     soon();
   });
   hears("happened", (told) => {

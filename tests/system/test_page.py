@@ -23,6 +23,8 @@ LAB = {"personality": "genz", "peers": 4, "vectors": 16}
 PLAIN = {"peers": 3, "vectors": 2}
 
 SECOND = "#drawing [data-id='2']"
+PULSED = """new MutationObserver((all) => all.forEach((one) => window.pulsed ||= one.addedNodes.length > 0))
+    .observe(document.querySelector('.pulses'), {childList: true})"""
 
 
 def rung(row: int) -> str:
@@ -57,10 +59,7 @@ def test_peers_join_ring_and_leave_and_the_page_shows_it(famezd: Famezd) -> None
         with famezd.join("lab") as first, famezd.join("lab") as second:
             await tab.until(f"document.querySelector({json.dumps(SECOND)})?.getAttribute('role') === 'button'")
             await tab.until("document.querySelector('#timeline').textContent.includes('2: joined')")
-            await tab.evaluate(
-                "new MutationObserver((all) => all.forEach((one) => window.pulsed ||= one.addedNodes.length > 0))"
-                ".observe(document.querySelector('.pulses'), {childList: true})"
-            )
+            await tab.evaluate(PULSED)
             first.ring(second.id, 3)
             await tab.until(rung(1))
             assert await tab.evaluate("window.pulsed")
@@ -82,6 +81,22 @@ def test_peers_join_ring_and_leave_and_the_page_shows_it(famezd: Famezd) -> None
             await tab.until("document.querySelectorAll('#drawing .port[role=button]').length === 1")
 
     with_page(famezd, test)
+
+
+def test_of_a_peer_that_is_chosen_its_own_doorbells_are_drawn(famezd: Famezd) -> None:
+    async def test(tab: Tab) -> None:
+        with famezd.join("lab") as first, famezd.join("lab") as second, famezd.join("lab") as third:
+            await tab.until("document.querySelectorAll('#rows tr').length === 3")
+            await tab.evaluate("document.querySelector('#rows button').click()")
+            await tab.evaluate(PULSED)
+            second.ring(third.id, 0)
+            await tab.until(rung(2))
+            assert not await tab.evaluate("window.pulsed")
+            first.ring(second.id, 0)
+            await tab.until(rung(1))
+            assert await tab.evaluate("window.pulsed")
+
+    with_page(famezd, test, "/#lab")
 
 
 def test_a_worker_is_killed_and_resumes_and_the_page_shows_it(famezd: Famezd) -> None:
