@@ -70,9 +70,9 @@ class Http(BaseModel):
 
     listen: Annotated[str, kinds.LISTEN] | None = Field(
         default="127.0.0.1:9991",
-        description="HOST:PORT to listen on, an IPv6 address in brackets; port 0 is any free port; null serves none."
-        " Under systemd famezd-http.socket listens, and its ListenStream= is what counts. What other machines can"
-        " reach needs allow_remote, or tls and users.",
+        description="HOST:PORT to listen on, an IPv6 address in brackets; [::] is every address, of IPv4 as well;"
+        " port 0 is any free port; null serves none. Under systemd famezd-http.socket listens, and its"
+        " ListenStream= is what counts. What other machines can reach needs allow_remote, or tls and users.",
         examples=["127.0.0.1:9991", "[::1]:9991", None],
     )
     allow_remote: Annotated[bool, kinds.BOOLEAN] = Field(

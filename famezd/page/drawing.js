@@ -11,10 +11,17 @@ const TURNED = 24; // ports from which on their names are turned outwards
 const LONGEST = 18; // letters of a name
 const LETTER = 0.56; // width of one, of its height
 const READABLE = 11.5; // pixels
+const SMALLEST = 14; // and largest height of the name in the hub
+const LARGEST = 26;
 const FLIGHT = 700; // ms that a doorbell is under way
 const LIT = 150; // ms that a port shows that it was rung
 const PULSES = 120; // at once
 const PER_SAMPLE = 40;
+
+function cut(text, most) {
+  const letters = [...text];
+  return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : text;
+}
 
 export class Drawing {
   #svg;
@@ -54,11 +61,11 @@ export class Drawing {
     const ports = this.#drawn();
     this.#place(ports);
     const hub = this.#store.switch;
-    this.#hub.select(".what").text(hub ? hub.name : this.#store.fabric?.name ?? "");
     this.#hub.classed("peer", hub !== null);
     const size = Math.max(3.5, Math.min(17, (RADIUS * 2.2) / Math.max(ports.length, 1)));
     const links = ports.filter((port) => port.peer);
     this.#frameNames(ports.length, size);
+    this.#name(hub ? hub.name : this.#store.fabric?.name ?? "");
     this.#svg.classed("many", ports.length > NAMED);
     this.#links
       .selectAll("line")
@@ -108,12 +115,14 @@ export class Drawing {
     });
   }
 
-  // Doorbells that were rung just now.
-  ring(pairs) {
-    for (const [, dst] of pairs.slice(0, PER_SAMPLE)) this.#light(dst);
+  // Doorbells that were rung just now: of a peer that is chosen its own.
+  ring(all, chosen) {
+    const its = chosen === null ? all : all.filter(([src, dst]) => src === chosen || dst === chosen);
+    const pairs = its.slice(0, PER_SAMPLE);
+    for (const [, dst] of pairs) this.#light(dst);
     if (this.#calm.matches || document.hidden) return;
     const hub = this.#store.switch?.id;
-    pairs.slice(0, PER_SAMPLE).forEach(([src, dst, n], i) => {
+    pairs.forEach(([src, dst, n], i) => {
       const from = src === hub ? { x: 0, y: 0 } : this.#places.get(src);
       const to = dst === hub ? { x: 0, y: 0 } : this.#places.get(dst);
       if (!from || !to || this.#flying.length >= PULSES) return;
@@ -161,7 +170,7 @@ export class Drawing {
     const turned = many > TURNED;
     nodes
       .select("text")
-      .text((port) => (port.peer && many <= NAMED ? this.#cut(peer(port.id, port.peer.name)) : ""))
+      .text((port) => (port.peer && many <= NAMED ? cut(peer(port.id, port.peer.name), this.#letters) : ""))
       .attr("font-size", this.#font)
       .attr("transform", (port) => {
         const { angle } = this.#at(port.id);
@@ -186,17 +195,18 @@ export class Drawing {
     const arc = (2 * Math.PI * RADIUS) / Math.max(many, 1);
     this.#font = Math.min(Math.max(20, READABLE / scale), many > TURNED ? 0.9 * arc : 40);
     this.#letters = Math.min(LONGEST, Math.floor(280 / (this.#font * LETTER)));
-    const names = many > NAMED ? [] : this.#store.others.map((one) => this.#cut(peer(one.id, one.name)).length);
+    const names = many > NAMED ? [] : this.#store.others.map((one) => cut(peer(one.id, one.name), this.#letters).length);
     const room = Math.max(2, ...names) * this.#font * LETTER + size + 16;
     const across = RADIUS + room;
     const down = many > TURNED ? across : RADIUS + size + 2 * this.#font;
     this.#svg.attr("viewBox", `${-across} ${-down} ${2 * across} ${2 * down}`);
-    this.#hub.attr("font-size", Math.max(20, Math.min(this.#font, 26)));
   }
 
-  #cut(text) {
-    const letters = [...text];
-    return letters.length > this.#letters ? `${letters.slice(0, this.#letters - 1).join("")}…` : text;
+  // Writes the switch's name as large as it has room for.
+  #name(text) {
+    const room = (1.7 * HUB) / LETTER;
+    const font = Math.max(SMALLEST, Math.min(this.#font, LARGEST, room / Math.max([...text].length, 1)));
+    this.#hub.attr("font-size", font).select(".what").text(cut(text, Math.floor(room / font)));
   }
 
   #light(id) {

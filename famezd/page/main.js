@@ -20,6 +20,8 @@ const matrix = new Matrix($("matrix"), $("cell"), $("most"), store);
 const sparks = new Map(); // by fabric: its last rates
 let chosen = null;
 let source = null;
+let lost = null; // since when nobody has told anything, in seconds
+let current = null; // the fabric whose card was last brought into view
 
 // Listening
 
@@ -68,7 +70,7 @@ function listen() {
   });
   hears("rings", (told) => {
     store.ring(told, performance.now() / 1000);
-    drawing.ring(told.pairs);
+    drawing.ring(told.pairs, chosen);
     soon();
   });
   hears("happened", (told) => {
@@ -92,6 +94,9 @@ function leave() {
 function connected(how) {
   $("connection").textContent = how;
   $("connection").className = how;
+  lost = how === "live" ? null : (lost ?? Date.now() / 1000);
+  document.body.classList.toggle("lost", lost !== null);
+  showSummary();
 }
 
 function note(briefs) {
@@ -123,12 +128,21 @@ function all() {
   showTimeline();
 }
 
+function showSummary() {
+  const unserved = [...store.fabrics.values()].filter((brief) => brief.state !== "serving").length;
+  say($("summary"), lost === null ? served(store.fabrics.size, unserved) : `shown as it was at ${time(lost)}`);
+  $("summary").classList.toggle("bad", unserved > 0 || lost !== null);
+}
+
+function served(many, unserved) {
+  if (!many) return "no fabric";
+  if (unserved) return `${unserved} of ${many} fabrics ${unserved === 1 ? "does" : "do"} not serve`;
+  return many === 1 ? "1 fabric serves" : `all ${many} fabrics serve`;
+}
+
 function showFabrics() {
-  const unserved = [...store.fabrics.values()].filter((brief) => brief.state !== "serving");
+  showSummary();
   const many = store.fabrics.size;
-  const well = many === 1 ? "1 fabric serves" : `all ${many} fabrics serve`;
-  say($("summary"), !many ? "no fabric" : unserved.length ? `${unserved.length} of ${many} fabrics do not serve` : well);
-  $("summary").classList.toggle("bad", unserved.length > 0);
   $("filter").hidden = many < FIND;
   const sought = $("filter").hidden ? "" : $("filter").value.toLowerCase();
   const shown = [...store.fabrics.values()].filter((brief) => brief.name.toLowerCase().includes(sought));
@@ -147,6 +161,10 @@ function showFabrics() {
   items.select(".many").text((brief) => `${brief.peers} of ${brief.limit} peers`);
   items.select(".rate").text((brief) => (brief.rate === null ? "" : `${rate(brief.rate)}/s`));
   items.select("path").attr("d", (brief) => spark(sparks.get(brief.name) ?? []));
+  if (current !== store.fabric?.name) {
+    current = store.fabric?.name;
+    items.filter((brief) => brief.name === current).node()?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
   showHead();
 }
 
@@ -179,7 +197,7 @@ function showHead() {
   if (!brief) return say($("facts"), store.fabrics.size ? `There is no fabric ${wanted()}.` : "famezd serves no fabric.");
   const seen = brief.doorbells === "direct" ? "doorbells are direct: only the switch's are seen" : "doorbells relayed";
   const facts = [brief.personality, `${brief.peers} of ${brief.limit} peers`, `${store.fabric.vectors} vectors`, seen];
-  if (brief.restarts) facts.push(`${brief.restarts} restarts`);
+  if (brief.restarts) facts.push(`${brief.restarts} ${brief.restarts === 1 ? "restart" : "restarts"}`);
   if (brief.busy !== null) facts.push(`loop busy ${Math.round(brief.busy * 100)} %`);
   const faults = store.fabric.faults?.length ?? 0;
   if (faults) facts.push(`${faults} fault ${faults === 1 ? "rule" : "rules"} in force`);

@@ -21,7 +21,9 @@ def bind(host: str, port: int) -> socket.socket:
     """Listens on a TCP address; raises HttpError, which says what to do."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        # As systemd does by default: [::] is every address, not those of IPv6 alone.
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as e:
         # The error's own text tells the address again; a name that is not found has no errno.
         why = os.strerror(e.errno) if e.errno and e.errno > 0 else e.strerror

@@ -179,7 +179,7 @@ class Operations:
 
     async def _remove(self, config: Config, reloaded: Reloaded) -> None:
         workers = self._service.workers
-        for name in workers.keys() - config.fabrics.keys():
+        for name in sorted(workers.keys() - config.fabrics.keys()):
             worker = workers[name]
             if peers := present(worker):
                 self._log.warning("fabric is removed, its peers are disconnected", fabric=name, peers=listed(peers))
@@ -226,7 +226,7 @@ class Operations:
 
     async def _add(self, config: Config, reloaded: Reloaded) -> None:
         service = self._service
-        added = [service.add(name) for name in config.fabrics.keys() - service.workers.keys()]
+        added = [service.add(name) for name in sorted(config.fabrics.keys() - service.workers.keys())]
         await service.start(added)
         for worker in added:
             name = worker.fabric.name

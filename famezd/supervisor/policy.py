@@ -116,7 +116,9 @@ def is_ours(host: str, http: Http) -> bool:
 
     Addresses always do: a page from elsewhere that has its own name lead here still asks for that name.
     """
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    name, colon, port = (host, "", "") if host.endswith("]") or ":" not in host else host.rpartition(":")
+    if colon and not (port.isascii() and port.isdigit()):
+        return False
     name = name.strip("[]").rstrip(".").lower()
     try:
         ipaddress.ip_address(name)

@@ -178,11 +178,12 @@ def test_nothing_can_be_changed_over_tcp(famezd: Famezd) -> None:
 def test_fabrics_are_added_and_removed_and_others_are_left_alone(famezd: Famezd) -> None:
     with famezd.join("lab") as one, famezd.join("lab") as other, famezd.join("plain") as leaver:
         pid = fabric(famezd, "lab")["pid"]
-        define(famezd, "new", peers=2, vectors=1)
+        for name in ("new", "also", "extra"):
+            define(famezd, name, peers=2, vectors=1)
         (famezd.config.parent / "fabrics.d" / "plain.yaml").unlink()
         with Traffic(one, other):
             done = famezd.ctl("reload", "--force")
-        told = "added: new\nremoved: plain\nfabric plain had 1 peers, who were disconnected\n"
+        told = "added: also, extra, new\nremoved: plain\nfabric plain had 1 peers, who were disconnected\n"
         assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
         assert fabric(famezd, "lab")["pid"] == pid
         with pytest.raises(ClientError, match="the server has ended the membership"):
@@ -191,7 +192,7 @@ def test_fabrics_are_added_and_removed_and_others_are_left_alone(famezd: Famezd)
         assert not Path("/dev/shm", famezd.mailboxes["plain"]).exists()
         with Peer.join(famezd.runtime / "new.sock") as newcomer:
             assert newcomer.id == 0
-        assert famezd.metrics("famez_fabric_up", "fabric") == {("lab",): 1, ("new",): 1}
+        assert famezd.metrics("famez_fabric_up", "fabric") == {(name,): 1 for name in ("also", "extra", "lab", "new")}
         assert famezd.ctl("reload").stdout == "nothing has changed\n"
 
 

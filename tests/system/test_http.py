@@ -135,6 +135,7 @@ OURS = [
     "fabrics.example.org:9991",
 ]
 OTHERS = ["evil.example.org", "localhost.evil.example.org", "127.0.0.1.evil.example.org:9991", "", ":9991", "1.2.3"]
+OTHERS += ["localhost:80, evil.example.org", "127.0.0.1:evil.example.org"]
 
 
 def test_the_host_has_to_be_ours(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ LAB = {"personality": "genz", "peers": 4, "vectors": 16}
 PLAIN = {"peers": 3, "vectors": 2}
 
 SECOND = "#drawing [data-id='2']"
+PULSED = """new MutationObserver((all) => all.forEach((one) => window.pulsed ||= one.addedNodes.length > 0))
+    .observe(document.querySelector('.pulses'), {childList: true})"""
 
 
 def rung(row: int) -> str:
@@ -57,10 +59,7 @@ def test_peers_join_ring_and_leave_and_the_page_shows_it(famezd: Famezd) -> None
         with famezd.join("lab") as first, famezd.join("lab") as second:
             await tab.until(f"document.querySelector({json.dumps(SECOND)})?.getAttribute('role') === 'button'")
             await tab.until("document.querySelector('#timeline').textContent.includes('2: joined')")
-            await tab.evaluate(
-                "new MutationObserver((all) => all.forEach((one) => window.pulsed ||= one.addedNodes.length > 0))"
-                ".observe(document.querySelector('.pulses'), {childList: true})"
-            )
+            await tab.evaluate(PULSED)
             first.ring(second.id, 3)
             await tab.until(rung(1))
             assert await tab.evaluate("window.pulsed")
@@ -84,6 +83,22 @@ def test_peers_join_ring_and_leave_and_the_page_shows_it(famezd: Famezd) -> None
     with_page(famezd, test)
 
 
+def test_of_a_peer_that_is_chosen_its_own_doorbells_are_drawn(famezd: Famezd) -> None:
+    async def test(tab: Tab) -> None:
+        with famezd.join("lab") as first, famezd.join("lab") as second, famezd.join("lab") as third:
+            await tab.until("document.querySelectorAll('#rows tr').length === 3")
+            await tab.evaluate("document.querySelector('#rows button').click()")
+            await tab.evaluate(PULSED)
+            second.ring(third.id, 0)
+            await tab.until(rung(2))
+            assert not await tab.evaluate("window.pulsed")
+            first.ring(second.id, 0)
+            await tab.until(rung(1))
+            assert await tab.evaluate("window.pulsed")
+
+    with_page(famezd, test, "/#lab")
+
+
 def test_a_worker_is_killed_and_resumes_and_the_page_shows_it(famezd: Famezd) -> None:
     async def test(tab: Tab) -> None:
         with famezd.join("lab") as first, famezd.join("lab") as second:
@@ -92,7 +107,7 @@ def test_a_worker_is_killed_and_resumes_and_the_page_shows_it(famezd: Famezd) ->
             os.kill(fabric["pid"], signal.SIGKILL)
             await tab.until("document.querySelector('#timeline .death')")
             await tab.until("document.querySelector('#timeline .resume')")
-            await tab.until("document.querySelector('#facts').textContent.includes('1 restarts')")
+            await tab.until("document.querySelector('#facts').textContent.includes('1 restart ')")
             await tab.until("document.querySelector('#state').textContent === 'serving'")
             first.ring(second.id, 0)
             await tab.until(rung(1))
@@ -164,6 +179,22 @@ def test_a_fabric_that_is_not_there_is_shown_as_soon_as_it_is(famezd: Famezd, tm
         assert sum("/api/v1/events" in url for url in tab.requests) == 2
 
     with_page(famezd, test, "/#new")
+
+
+def test_of_many_fabrics_the_one_that_is_shown_is_in_view(tmp_path: Path) -> None:
+    name = "the-longest-name-of-all"
+    fabrics = {f"f{n:02}": PLAIN for n in range(12)} | {name: PLAIN}
+
+    async def test(tab: Tab) -> None:
+        await tab.until(f"document.querySelector('#name').textContent === '{name}'")
+        card = "document.querySelector('#fabrics [aria-current]').getBoundingClientRect()"
+        assert await tab.evaluate(f"{card}.left >= 0 && {card}.right <= innerWidth && {card}.top >= 0")
+        # In the drawing its name is no wider than the switch.
+        width = "document.querySelector('.hub %s').getBBox().width"
+        assert await tab.evaluate(f"{width % '.what'} <= {width % 'circle'}")
+
+    with Famezd(tmp_path, fabrics) as famezd:
+        with_page(famezd, test, f"/#{name}", width=400)
 
 
 def test_an_address_that_nobody_encoded_names_no_fabric(famezd: Famezd) -> None:
@@ -289,6 +320,8 @@ def test_the_page_comes_back_when_famezd_does(tmp_path: Path) -> None:
     async def test(tab: Tab) -> None:
         assert first.stop() == 0
         await tab.until("document.querySelector('#connection.reconnecting')")
+        # What was true is not told as if it still were.
+        await tab.until("document.querySelector('#summary.bad').textContent.startsWith('shown as it was at')")
         with Famezd(tmp_path, {"other": LAB}, http={"listen": listen}) as second:
             (tmp_path / "fabrics.d" / "lab.yaml").unlink(missing_ok=True)
             assert second.ctl("reload").returncode == 0

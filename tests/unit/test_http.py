@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from famezd.httpsettings import Http, is_loopback
-from famezd.supervisor.addresses import HttpError, may_open_none
+from famezd.supervisor.addresses import HttpError, bind, may_open_none
 from famezd.supervisor.http import HTTP, Server
 
 
@@ -31,6 +31,13 @@ def test_one_that_others_reach_is_not_served_unless_that_is_meant(remote: socket
         assert served.prepare(Http(allow_remote=True)).listener is None
 
     asyncio.run(test())
+
+
+def test_what_listens_on_ipv6_is_reached_by_ipv4() -> None:
+    # As [::] is, which would let other machines come: this is 127.0.0.1, to a socket of IPv6.
+    with bind("::ffff:127.0.0.1", 0) as listener:
+        assert listener.family == socket.AF_INET6
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])).close()
 
 
 @pytest.mark.parametrize(
