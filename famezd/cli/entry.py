@@ -67,14 +67,18 @@ def run(module: str) -> int:
 
 
 def _replace_closed() -> None:
-    """Opens standard streams that were closed on nothing: no file that is opened should come to be in their place."""
+    """Opens standard streams that were closed on nothing: no file that is opened should come to be in their place.
+
+    Nothing is to be read all the same: who wants to finds no `sys.stdin`.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, descriptor)
             if nowhere != descriptor:
                 os.close(nowhere)
-            setattr(sys, name, open(descriptor, "w" if descriptor else "r"))  # noqa: SIM115 (as long as the process)
+            if descriptor:
+                setattr(sys, name, open(descriptor, "w"))  # noqa: SIM115 (as long as the process)
 
 
 def discard_output() -> None:
