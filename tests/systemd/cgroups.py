@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ _ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit; shift; d
 @contextmanager
 def own_group() -> Iterator[list[str]]:
     """Words to put before a command, as root, that has a group of its own until the end of `with`."""
-    groups = [str(group / f"famezd-test-{os.getpid()}") for group in _groups()]
+    groups = [str(group / f"famezd-test-{os.getpid()}-{threading.get_native_id()}") for group in _groups()]
     run(*as_root(), "mkdir", *groups)
     try:
         yield ["sh", "-c", _ENTER, "sh", *groups, "--"]
