@@ -109,9 +109,7 @@ class Fabric:
 
         self._page = page
         self._mailbox = mailbox
-        self._guard: Guard | None = None
-        if settings.backing != "memfd":
-            self._guard = Guard(mailbox, settings.memory, settings.size, logger, self._mailbox_restored)
+        self._guard = self._new_guard(settings, logger)
         self._access = settings.access
         self._waits_for = OTHERS + len(settings.pinned.sockets)
         self._log = logger
@@ -120,10 +118,7 @@ class Fabric:
         self._switch_row = settings.peers if settings.relayed else SWITCH_ROW
         self._known_ringers = settings.relayed
         ports = range(self._first_id, self._first_id + settings.peers)
-        for place, peer in enumerate(ports if self._sticky else ()):
-            faults.seat(place, peer)
-        if self._switch_place is not None:
-            faults.seat(self._switch_place, self._switch.switch)
+        self._name_places(faults, ports)
         self._ids = StickyIds(ports, settings.pinned) if self._sticky else self._fresh_ids(ports, personality)
         # With fresh ports a place is lent out; the one that was free longest comes first, so that its last occupant's
         # counters can be read for as long as possible.
@@ -144,6 +139,19 @@ class Fabric:
         self._pack_at: float | None = None
         self._pack_after = 0.0
         self._ledger = Ledger(ark, self._wiring.goes, charter)
+
+    def _new_guard(self, settings: Settings, logger: log.Log) -> Guard | None:
+        """What looks at the mailbox's size, where anybody can change that."""
+        if settings.backing == "memfd":
+            return None
+        return Guard(self._mailbox, settings.memory, settings.size, logger, self._mailbox_restored)
+
+    def _name_places(self, faults: Faults, ports: range) -> None:
+        """Tells `faults` of the ids that stay at their places as long as there is the fabric."""
+        for place, peer in enumerate(ports if self._sticky else ()):
+            faults.seat(place, peer)
+        if self._switch_place is not None:
+            faults.seat(self._switch_place, self._switch.switch)
 
     def _fresh_ids(self, ports: range, personality: type[Personality]) -> FreshIds:
         if personality.fixed_ids:
