@@ -7,19 +7,24 @@ and go in a second: famezd with all that it is (supervisor, ark, log at its defa
 
 from __future__ import annotations
 
+import argparse
 import os
+import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import programs, report
-from bench.joining import Crowd, Server, bare, join, parent
+from bench import programs
+from bench.hostile import first_of_all
+from bench.joining import Crowd, Server, bare, join, parent, processor_time
 from bench.mmsg import Messages
-from bench.report import Comparison, Grid, Plot, Row, Section, Series
+from bench.profile import OWN, Function, ProfileError, functions, system_calls, times
+from bench.report import ROUNDS, Comparison, Grid, Part, Plot, Row, Section, Series
 from famezd.fabric.settings import Settings
 from tests.stock.server import StockServer
 
@@ -42,6 +47,8 @@ class Effort(NamedTuple):
     """Of these, between two looks; the last of them, as many as `joins`, are timed."""
     alone: int = 100
     """Joins and leaves in a row, of one peer alone."""
+    seconds: int = 4
+    """For which each tool looks where the time goes."""
 
 
 class Kind(NamedTuple):
@@ -77,8 +84,6 @@ class Servers:
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self._stack = stack
-        processors = sorted(os.sched_getaffinity(0))
-        self._first, self.last_processor = processors[0], processors[-1]
         self.all: dict[str, Server] = {}
         for kind in CLAIMED:
             self._add(self._worker(kind, directory))
@@ -96,8 +101,6 @@ class Servers:
         return self[f"bare, {kind.ports}"]
 
     def _add(self, server: Server) -> None:
-        """Its process has one processor for itself, but for what those do that are measured with it."""
-        os.sched_setaffinity(server.processes[0], {self._first})
         self.all[server.name] = server
 
     def _stock(self, directory: Path) -> Server:
@@ -135,13 +138,22 @@ mailbox: {{backing: memfd}}
 
 @contextmanager
 def servers() -> Iterator[Servers]:
-    """All servers, while this lasts; this process runs on another processor than they, if there is one."""
+    """All servers, while this lasts, and this process, each with a processor for itself, if there are two."""
     processors = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         started = Servers(stack, Path(directory))
-        os.sched_setaffinity(0, {started.last_processor})
         stack.callback(os.sched_setaffinity, 0, processors)
+        stack.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, {max(processors)})
+        first_of_all(0)
+        for server in started.all.values():
+            os.sched_setaffinity(server.processes[0], {min(processors)})
+            first_of_all(server.processes[0])
         yield started
+
+
+Turns = tuple[list[float], list[float], list[float]]
+"""Of famezd, the stock server, and the bare one; measured in turns."""
 
 
 class Joins(NamedTuple):
@@ -172,8 +184,27 @@ class Pairs(NamedTuple):
     limit: list[Joins]
 
 
-def measure_joins(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, Pairs]:
-    """Joins of the last peer that a fabric has room for; what was measured, by the name of the server."""
+def measure_joins(effort: Effort) -> list[Part]:
+    """Joins of the last peer that a fabric has room for."""
+    with crowded() as (those, crowd):
+        measured = _joins(those, crowd, effort)
+    return [
+        _table(measured, "latency", f"A join as the {PEERS}th peer, from connect() to the last descriptor"),
+        _table(measured, "processor", "Processor time of the server for it"),
+    ]
+
+
+@contextmanager
+def crowded() -> Iterator[tuple[Servers, Crowd]]:
+    """All servers, each with as many peers that the next one has the last place."""
+    with Crowd(PEERS - 1, max(os.sched_getaffinity(0))) as crowd, servers() as those:
+        for server in those.all.values():
+            crowd.join(server)
+        yield those, crowd
+
+
+def _joins(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, Pairs]:
+    """What was measured, by the name of the server."""
     messages = Messages(those["stock"].setup(PEERS - 1))
     measured = {}
     for kind in KINDS:
@@ -186,7 +217,7 @@ def measure_joins(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, Pai
     return measured
 
 
-def comparison(measured: Mapping[str, Pairs], figure: str, caption: str) -> Comparison:
+def _table(measured: Mapping[str, Pairs], figure: str, caption: str) -> Comparison:
     """The table of one figure of joins."""
     rows = []
     for name, pairs in measured.items():
@@ -212,8 +243,19 @@ class Look(NamedTuple):
     descriptors: float
 
 
-def measure_growth(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, list[Look]]:
-    """How joins change while more and more have come and gone, looked at in turns."""
+def measure_growth(effort: Effort) -> list[Part]:
+    """How joins change while more and more have come and gone."""
+    with crowded() as (those, crowd):
+        looks = _looks(those, crowd, effort)
+    return [
+        _growth(looks),
+        _plot("join-time", "Processor time of a join and a leave", "ms", "processor", looks),
+        _plot("join-memory", "Memory of the server while peers come and go", "MiB", "memory", looks),
+    ]
+
+
+def _looks(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, list[Look]]:
+    """At all servers in turns."""
     names = ["stock", *(kind.name for kind in CLAIMED)]
     messages = Messages(those["stock"].setup(PEERS - 1))
     looks: dict[str, list[Look]] = {name: [] for name in names}
@@ -244,25 +286,18 @@ _FIGURES = {
 }
 
 
-def growth(looks: Mapping[str, list[Look]]) -> list[Grid | Plot]:
-    """A table of the last joins beside the first ones, and how it went between."""
-    some = max(1, min(len(next(iter(looks.values()))) // 2, 2))
+def _growth(looks: Mapping[str, list[Look]]) -> Grid:
+    """The last joins beside the first ones."""
     rows = []
     for name, those in looks.items():
         for figure, said in _FIGURES.items():
-            first, last = (
-                statistics.mean(getattr(look, figure) for look in part) for part in (those[:some], those[-some:])
-            )
+            first, last = (statistics.mean(getattr(look, figure) for look in ends) for ends in (those[:2], those[-2:]))
             ratio = last / first
             target = "" if name == "stock" else f"at most {NO_GROWTH}: {'met' if ratio <= NO_GROWTH else '**missed**'}"
             rows.append([f"{name}: {said}", f"{first:.3g}", f"{last:.3g}", f"{ratio:.2f}", target])
-    last_look = next(iter(looks.values()))[-1]
-    caption = f"Growth: the last of {last_look.joins:,} joins and leaves, and the first; ms, MiB"
-    return [
-        Grid(caption, ["", "first", "last", "ratio", "target"], rows),
-        _plot("join-time", "Processor time of a join and a leave", "ms", "processor", looks),
-        _plot("join-memory", "Memory of the server while peers come and go", "MiB", "memory", looks),
-    ]
+    (_, second, *_, last_look) = looks["stock"]
+    caption = f"The first {second.joins:,} joins and leaves, and the last of {last_look.joins:,}; ms and MiB"
+    return Grid(caption, ["", "first", "last", "ratio", "target"], rows)
 
 
 def _plot(name: str, title: str, unit: str, figure: str, looks: Mapping[str, list[Look]]) -> Plot:
@@ -276,78 +311,157 @@ def _plot(name: str, title: str, unit: str, figure: str, looks: Mapping[str, lis
 # Storms and coming and going
 
 
-def measure_storms(those: Servers, crowd: Crowd, effort: Effort) -> Comparison:
+def measure_storms(effort: Effort) -> list[Part]:
     """All peers come at once, to a fabric on which nobody is."""
-    rows = []
-    for kind in KINDS:
-        measured: tuple[list[float], list[float], list[float]] = ([], [], [])
-        for _ in range(effort.rounds):
-            for server, into in zip((those[kind.name], those["stock"], those.limit(kind)), measured, strict=True):
-                into.append(crowd.storm(server) * 1e3)
-                server.settle()
-                crowd.leave(server)
-                server.settle()
-        rows.append(Row(kind.name, *measured, most=kind.storm))
-    caption = f"{PEERS} peers of {VECTORS} vectors connect at once: until everyone sees everyone"
-    return Comparison(caption, "ms", "stock server", rows, limit="bare server")
+    with Crowd(PEERS, max(os.sched_getaffinity(0)), measured=True) as crowd, servers() as those:
+        rows = [Row(k.name, *_in_turns(those, k, effort, lambda s: _storm(s, crowd)), most=k.storm) for k in KINDS]
+    caption = f"{PEERS} peers connect at once: until everyone sees everyone"
+    return [Comparison(caption, "ms", "stock server", rows, limit="bare server")]
 
 
-def measure_rates(those: Servers, effort: Effort) -> Comparison:
+def _storm(server: Server, crowd: Crowd) -> float:
+    took = crowd.storm(server) * 1e3
+    server.settle()
+    crowd.leave(server)
+    server.settle()
+    return took
+
+
+def measure_rates(effort: Effort) -> list[Part]:
     """One peer comes and goes, on a fabric on which nobody else is."""
-    rows = []
-    for kind in KINDS:
-        measured: tuple[list[float], list[float], list[float]] = ([], [], [])
-        for _ in range(effort.rounds):
-            for server, into in zip((those[kind.name], those["stock"], those.limit(kind)), measured, strict=True):
-                into.append(rate(server, effort.alone))
-        rows.append(Row(kind.name, *measured, least=kind.rate))
+    with servers() as those:
+        rows = [Row(k.name, *_in_turns(those, k, effort, lambda s: _rate(s, effort)), least=k.rate) for k in KINDS]
     caption = "One peer alone joins and leaves, over and over"
-    return Comparison(caption, "joins a second", "stock server", rows, limit="bare server")
+    return [Comparison(caption, "joins a second", "stock server", rows, limit="bare server")]
 
 
-def rate(server: Server, cycles: int) -> float:
-    """Joins and leaves a second of one peer alone."""
+def _rate(server: Server, effort: Effort) -> float:
     messages = Messages(server.setup(0))
     server.settle()
     began = time.perf_counter()
-    for _ in range(cycles):
+    for _ in range(effort.alone):
         join(server, messages)[0].close()
-    return cycles / (time.perf_counter() - began)
+    return effort.alone / (time.perf_counter() - began)
+
+
+def _in_turns(those: Servers, kind: Kind, effort: Effort, measure: Callable[[Server], float]) -> Turns:
+    found: Turns = ([], [], [])
+    for _ in range(effort.rounds):
+        for server, into in zip((those[kind.name], those["stock"], those.limit(kind)), found, strict=True):
+            into.append(measure(server))
+    return found
+
+
+# Where the time goes
+
+
+def measure_profile(effort: Effort) -> list[Part]:
+    """What the worker does for a join and a leave as the last peer."""
+    parts: list[Part] = []
+    with crowded() as (those, crowd):
+        # The tools are not to go before what they look at.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        for kind in CLAIMED:
+            try:
+                parts += _profile(those[kind.name], crowd, effort)
+            except ProfileError as e:
+                parts.append(f"Where the time of {kind.name} joins goes cannot be measured here: {e}")
+    return parts
+
+
+def _profile(server: Server, crowd: Crowd, effort: Effort) -> list[Part]:
+    worker, messages = server.processes[0], Messages(server.setup(PEERS - 1))
+    members: list[socket.socket] = []
+
+    def come() -> None:
+        members.append(join(server, messages)[0])
+        server.settle()
+
+    def go() -> None:
+        members.pop().close()
+        server.settle()
+
+    def come_and_go() -> None:
+        for _ in range(effort.joins):
+            join(server, messages)[0].close()
+        crowd.catch_up()
+
+    coming, going = system_calls(worker, come), system_calls(worker, go)
+    before = [processor_time(pid) for pid in server.processes]
+    shares = times(worker, effort.seconds, come_and_go)
+    used = [processor_time(pid) - b for pid, b in zip(server.processes, before, strict=True)]
+    kernel = 1 - shares.get(OWN, 0)
+    found = functions(worker, effort.seconds, come_and_go)
+    return [
+        f"""
+        Where the time of a join and a leave goes, {server.name}: the worker has {used[0] / sum(used):.0%} of the
+        service's processor time, the supervisor, which logs both, the rest. Of the worker's the kernel has
+        {kernel:.0%}.
+        """,
+        _calls(f"{server.name}: the worker's system calls, and its time", coming, going, shares),
+        _busiest(f"{server.name}: the worker's functions at work", found),
+    ]
+
+
+def _calls(caption: str, coming: Counter[str], going: Counter[str], shares: Mapping[str, float]) -> Grid:
+    """System calls with at least a hundredth of the time."""
+    rows = [
+        [name, str(coming[name] or ""), str(going[name] or ""), f"{share:.0%}"]
+        for name, share in shares.items()
+        if share >= 0.01
+    ]
+    rows.append(["all", str(coming.total()), str(going.total()), ""])
+    return Grid(caption, ["", "a join", "a leave", "time of both"], rows)
+
+
+def _busiest(caption: str, found: Mapping[str, Function]) -> Grid:
+    """The functions that work most themselves; where the worker waits it does not."""
+    at_work = 1 - found[_LOOP].alone if _LOOP in found else 1.0
+    busiest = [(name, f) for name, f in found.items() if name != _LOOP][:12]
+    rows = [[name, f"{f.alone / at_work:.0%}", f"{f.with_others / at_work:.0%}"] for name, f in busiest]
+    return Grid(caption, ["", "itself, with its system calls", "with what it calls"], rows)
+
+
+_LOOP = "Worker.run (famezd/fabric/worker.py)"
+
+
+# All of it
 
 
 def section(rounds: int) -> Section:
     """Measures all."""
-    return measured(Effort(rounds))
+    return measured(Effort(rounds), FIGURES)
 
 
-def measured(effort: Effort) -> Section:
-    """Measures all, with so much effort."""
-    processor = sorted(os.sched_getaffinity(0))[-1]
-    with Crowd(PEERS, processor) as storming, servers() as those:
-        storms = measure_storms(those, storming, effort)
-        rates = measure_rates(those, effort)
-    with Crowd(PEERS - 1, processor, last=True) as crowd, servers() as those:
-        for server in those.all.values():
-            crowd.join(server)
-        looks = measure_growth(those, crowd, effort)
-        joins = measure_joins(those, crowd, effort)
-    return Section(
-        "Joins",
-        [
-            _INTRODUCTION,
-            comparison(joins, "latency", f"A join as the {PEERS}th peer, from connect() to the last descriptor"),
-            comparison(joins, "processor", "Processor time of the server for it"),
-            *growth(looks),
-            storms,
-            rates,
-        ],
-    )
+def measured(effort: Effort, figures: Iterable[str]) -> Section:
+    """Measures some figures with so much effort."""
+    parts = [part for figure in figures for part in FIGURES[figure](effort)]
+    return Section("Joins", [_INTRODUCTION, *parts])
 
+
+FIGURES: dict[str, Callable[[Effort], list[Part]]] = {
+    "join": measure_joins,
+    "growth": measure_growth,
+    "storm": measure_storms,
+    "rate": measure_rates,
+    "profile": measure_profile,
+}
 
 _INTRODUCTION = f"""
 Peers of {VECTORS} vectors join fabrics for {PEERS}.
 """
 
 
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"only these: {', '.join(FIGURES)}")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.figures) - set(FIGURES):
+        parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+    print(measured(Effort(arguments.rounds), arguments.figures or FIGURES).markdown())
+
+
 if __name__ == "__main__":
-    report.main(section, __doc__)
+    main()

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+from bench.hostile import first_of_all
 from bench.mmsg import Messages
 
 GREETING = 3
@@ -54,9 +55,8 @@ class Server:
         return GREETING + self.vectors * (others + 1)
 
     def processor_time(self) -> float:
-        """Seconds, user and system, of all its life; exact to the nanosecond, as /proc is not."""
-        # Linux: the clock of another process's processor time, CPUCLOCK_SCHED.
-        return sum(time.clock_gettime(~pid << 3 | 2) for pid in self.processes)
+        """Seconds, user and system, of all its life."""
+        return sum(map(processor_time, self.processes))
 
     def settle(self) -> float:
         """Waits until it has done all that there was to do; returns its processor time."""
@@ -64,7 +64,8 @@ class Server:
         while True:
             time.sleep(QUIET)
             now = self.processor_time()
-            if now == before:
+            # One that waits for the processor uses none, either.
+            if now == before and all(map(_sleeps, self.processes)):
                 return now
             before = now
 
@@ -75,6 +76,16 @@ class Server:
     def memory(self) -> float:
         """Its proportional memory (PSS), MiB."""
         return sum(_pss(pid) for pid in self.processes) / 2**20
+
+
+def processor_time(pid: int) -> float:
+    """Seconds, user and system, of a process's life; exact to the nanosecond, as /proc/PID/stat is not."""
+    # What clock_getcpuclockid returns: CPUCLOCK_SCHED of the process.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def _pss(pid: int) -> int:
@@ -126,8 +137,8 @@ class Crowd:
     They sleep until a server tells them something, and read it then.
     """
 
-    def __init__(self, number: int, processor: int, *, last: bool = False) -> None:
-        """They run on this processor; the `last` of all, where they are not to hold up who is measured there."""
+    def __init__(self, number: int, processor: int, *, measured: bool = False) -> None:
+        """They run on this processor; those that are not `measured` give way there to who is."""
         self._gate = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
         self._members: list[tuple[int, socket.socket]] = []
         for _ in range(number):
@@ -139,7 +150,9 @@ class Crowd:
                     for end in (ours, *(member for _, member in self._members)):
                         end.close()
                     os.sched_setaffinity(0, {processor})
-                    if last:
+                    if measured:
+                        first_of_all(0)
+                    elif os.geteuid() != 0:
                         os.nice(19)
                     _Member(theirs, self._gate).serve()
                 os._exit(0)
