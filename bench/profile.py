@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ OWN = "the program itself"
 OTHER = "the kernel besides: interrupts, page faults"
 
 _ENTRY = re.compile("do_syscall_64|el0_svc")
-_DECORATION = re.compile("^_*(GI_+|libc_)?")
+_DECORATION = re.compile("^_*(GI_*)?(libc_)?")
 _NAMES = {"eventfd": "eventfd2", "preadv64v2": "preadv2", "pwritev64v2": "pwritev2", "fstatat64": "newfstatat"}
 """Functions of the C library that have another name than their system call."""
 
@@ -68,29 +70,30 @@ def counted(lines: Iterable[str]) -> Counter[str]:
     )
 
 
-def times(pid: int, seconds: float, work: Callable[[], object]) -> dict[str, float]:
-    """For what a process had the processor while some work is done over and over: shares of 1, by system call."""
+def times(pid: int, seconds: float, phases: Sequence[Callable[[], object]]) -> list[dict[str, float]]:
+    """For what a process had the processor while phases of some work were done in turns, over and over.
+
+    For each phase shares of 1, by system call.
+    """
+    began: list[float] = []
+
+    def work() -> None:
+        for phase in phases:
+            began.append(time.monotonic())
+            phase()
+
     with tempfile.TemporaryDirectory() as directory:
-        samples = Path(directory) / "samples"
+        samples = str(Path(directory) / "samples")
         perf = str(need("perf", "linux-perf"))
-        record = [
-            perf,
-            "record",
-            "-q",
-            "-g",
-            "-e",
-            "cpu-clock",
-            "-F",
-            str(FREQUENCY),
-            "-o",
-            str(samples),
-            "-p",
-            str(pid),
-        ]
-        _meanwhile([*record, "--", "sleep", str(seconds)], work)
-        script = [perf, "script", "-i", str(samples), "-F", "ip,sym,dso"]
+        what = ["-g", "-k", "mono", "-e", "cpu-clock", "-F", str(FREQUENCY), "-p", str(pid)]
+        _meanwhile([perf, "record", "-q", "-o", samples, *what, "--", "sleep", str(seconds)], work)
+        script = [perf, "script", "-i", samples, "-F", "time,ip,sym,dso"]
         told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
-    return shares(Counter(map(_purpose, told.strip().split("\n\n"))))
+    counts = [Counter[str]() for _ in phases]
+    for sample in told.strip().split("\n\n"):
+        at, _, stack = sample.strip().partition("\n")
+        counts[(bisect(began, float(at.strip(" :"))) - 1) % len(phases)][_purpose(stack)] += 1
+    return list(map(shares, counts))
 
 
 def _purpose(stack: str) -> str:
@@ -109,8 +112,6 @@ def _purpose(stack: str) -> str:
 def shares(counts: Mapping[str, int]) -> dict[str, float]:
     """Of all, the largest first."""
     total = sum(counts.values())
-    if not total:
-        raise ProfileError("the process did nothing while it was looked at")
     return {name: n / total for name, n in sorted(counts.items(), key=lambda item: -item[1])}
 
 
