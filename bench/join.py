@@ -21,14 +21,16 @@ from typing import NamedTuple
 
 from bench import programs
 from bench.hostile import first_of_all
-from bench.joining import Crowd, Server, bare, join, parent, processor_time
+from bench.joining import GREETING, Crowd, Server, bare, join, parent, processor_time
 from bench.mmsg import Messages
 from bench.profile import OWN, Function, ProfileError, functions, system_calls, times
-from bench.report import ROUNDS, Comparison, Grid, Part, Plot, Row, Section, Series
+from bench.report import ROUNDS, Comparison, Grid, Part, Plot, Ratio, Row, Section, Series
 from famezd.fabric.settings import Settings
 from tests.stock.server import StockServer
 
 PEERS, VECTORS = 14, 16
+_FULL = GREETING + PEERS * VECTORS
+"""Messages of the set-up of the last peer, and with sticky ports of every peer."""
 ALONE = "worker alone, "
 """Before the name of a kind of fabric: without a supervisor, and so without an ark."""
 NO_GROWTH = 1.1
@@ -157,23 +159,26 @@ Turns = tuple[list[float], list[float], list[float]]
 
 
 class Joins(NamedTuple):
-    """Medians of several joins; seconds."""
+    """Of several joins; seconds."""
 
     latency: float
     processor: float
+    """Of the server, from connect() until it has nothing more to do."""
+    both: float
+    """The same for a join and a leave, with what is done when they are over."""
 
 
 def timed(server: Server, messages: Messages, joins: int) -> Joins:
     """So many join and leave, one after the other, each when the server has nothing else to do."""
     latencies, times = [], []
+    began = before = server.settle()
     for _ in range(joins):
-        before = server.settle()
         connection, latency = join(server, messages)
         times.append(server.settle() - before)
         connection.close()
+        before = server.settle()
         latencies.append(latency)
-    server.settle()
-    return Joins(statistics.median(latencies), statistics.median(times))
+    return Joins(statistics.median(latencies), statistics.median(times), (before - began) / joins)
 
 
 class Pairs(NamedTuple):
@@ -191,7 +196,27 @@ def measure_joins(effort: Effort) -> list[Part]:
     return [
         _table(measured, "latency", f"A join as the {PEERS}th peer, from connect() to the last descriptor"),
         _table(measured, "processor", "Processor time of the server for it"),
+        _table(measured, "both", "Processor time of the server for it, for the leave, and for whatever follows"),
+        _least(measured["sticky relayed"], measured["fresh direct"]),
     ]
+
+
+def _least(sticky: Pairs, fresh: Pairs) -> str:
+    """What no server can do without."""
+    latency, processor = (
+        [
+            statistics.median(
+                getattr(bare, figure) / getattr(stock, figure) for _, stock, bare in zip(*pairs, strict=True)
+            )
+            for pairs in (sticky, fresh)
+        ]
+        for figure in ("latency", "processor")
+    )
+    return f"""
+    What the kernel alone takes for the same messages, the bare server, is {latency[0]:.2f} of what a newcomer of the
+    stock server waits for and {processor[0]:.2f} of its processor time where ports are sticky; where newcomers are
+    announced, {latency[1]:.2f} and {processor[1]:.2f}.
+    """
 
 
 @contextmanager
@@ -205,7 +230,7 @@ def crowded() -> Iterator[tuple[Servers, Crowd]]:
 
 def _joins(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, Pairs]:
     """What was measured, by the name of the server."""
-    messages = Messages(those["stock"].setup(PEERS - 1))
+    messages = Messages(_FULL)
     measured = {}
     for kind in KINDS:
         for name in (kind.name, ALONE + kind.name) if kind in CLAIMED else (kind.name,):
@@ -253,7 +278,7 @@ def measure_growth(effort: Effort) -> list[Part]:
 def _looks(those: Servers, crowd: Crowd, effort: Effort) -> dict[str, list[Look]]:
     """At all servers in turns."""
     names = ["stock", *(kind.name for kind in CLAIMED)]
-    messages = Messages(those["stock"].setup(PEERS - 1))
+    messages = Messages(_FULL)
     looks: dict[str, list[Look]] = {name: [] for name in names}
     for name in names:
         # The first joins of a process are slower than all others.
@@ -331,7 +356,14 @@ def measure_storms(effort: Effort) -> list[Part]:
     with Crowd(PEERS, max(os.sched_getaffinity(0)), measured=True) as crowd, servers() as those:
         rows = [Row(k.name, *_in_turns(those, k, effort, lambda s: _storm(s, crowd)), most=k.storm) for k in KINDS]
     caption = f"{PEERS} peers connect at once: until everyone sees everyone"
-    return [Comparison(caption, "ms", "stock server", rows, limit="bare server")]
+    stock = Ratio.of(rows[0].theirs, rows[0].limit)
+    return [
+        Comparison(caption, "ms", "stock server", rows, limit="bare server"),
+        f"""
+        All peers together are sent as many messages by one kind of server as by the other, {PEERS * _FULL:,}, and the
+        stock server takes {stock.median:.2f} of what the bare one takes: there is next to nothing left to save.
+        """,
+    ]
 
 
 def _storm(server: Server, crowd: Crowd) -> float:
@@ -347,7 +379,15 @@ def measure_rates(effort: Effort) -> list[Part]:
     with servers() as those:
         rows = [Row(k.name, *_in_turns(those, k, effort, lambda s: _rate(s, effort)), least=k.rate) for k in KINDS]
     caption = "One peer alone joins and leaves, over and over"
-    return [Comparison(caption, "joins a second", "stock server", rows, limit="bare server")]
+    least = Ratio.of(rows[0].limit, rows[0].theirs)
+    return [
+        Comparison(caption, "joins a second", "stock server", rows, limit="bare server"),
+        f"""
+        Nobody else is there, so the stock server sends {those["stock"].setup(0)} messages, as with fresh ports. With
+        sticky ones a set-up names all ports, {_FULL} messages: the bare server, which has them ready and knows no
+        leave, reaches {least.median:.2f} of the stock server's rate with these.
+        """,
+    ]
 
 
 def _rate(server: Server, effort: Effort) -> float:
@@ -378,19 +418,19 @@ def measure_profile(effort: Effort) -> list[Part]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         for kind in CLAIMED:
             try:
-                parts += _profile(those[kind.name], crowd, effort)
+                parts += _profile(those[kind.name], those["stock"], crowd, effort)
             except ProfileError as e:
                 parts.append(f"Where the time of {kind.name} joins goes cannot be measured here: {e}")
     return parts
 
 
-def _profile(server: Server, crowd: Crowd, effort: Effort) -> list[Part]:
-    worker, messages = server.processes[0], Messages(server.setup(PEERS - 1))
+def _profile(server: Server, stock: Server, crowd: Crowd, effort: Effort) -> list[Part]:
+    worker, messages = server.processes[0], Messages(_FULL)
     members: list[socket.socket] = []
 
-    def come() -> None:
-        members.append(join(server, messages)[0])
-        server.settle()
+    def come(where: Server = server) -> None:
+        members.append(join(where, messages)[0])
+        where.settle()
 
     def go() -> None:
         members.pop().close()
@@ -402,17 +442,22 @@ def _profile(server: Server, crowd: Crowd, effort: Effort) -> list[Part]:
         crowd.catch_up()
 
     coming, going = system_calls(worker, come), system_calls(worker, go)
+    there = system_calls(stock.processes[0], lambda: come(stock))
+    go()
     before = [processor_time(pid) for pid in server.processes]
     joining, leaving, _ = times(worker, effort.seconds, (come, go, crowd.catch_up))
     used = [processor_time(pid) - b for pid, b in zip(server.processes, before, strict=True)]
     found = functions(worker, effort.seconds, come_and_go)
+    ours, theirs = (timed(those, messages, effort.joins).processor for those in (server, stock))
+    kernel = 1 - joining[OWN]
     return [
         f"""
         Where the time of a join and a leave goes, {server.name}: the worker has {used[0] / sum(used):.0%} of the
         service's processor time, the supervisor, which logs both, the rest. Of the worker's time for a join the kernel
-        has {1 - joining[OWN]:.0%}, for a leave {1 - leaving[OWN]:.0%}.
+        has {kernel:.0%}, for a leave {1 - leaving[OWN]:.0%}. Were all of famezd's own code free, the kernel's part
+        alone would make a join {kernel * used[0] / sum(used) * ours / theirs:.2f} of the stock server's processor time.
         """,
-        _calls(f"{server.name}: the worker's system calls, and its time", (coming, joining), (going, leaving)),
+        _calls(f"{server.name}: the worker's system calls, and its time", (coming, joining), (going, leaving), there),
         _busiest(f"{server.name}: the worker's functions at work, for both", found),
     ]
 
@@ -421,17 +466,21 @@ Doing = tuple[Counter[str], Mapping[str, float]]
 """How often each system call was made, and what share of the time it took."""
 
 
-def _calls(caption: str, joining: Doing, leaving: Doing) -> Grid:
+def _calls(caption: str, joining: Doing, leaving: Doing, stock: Counter[str]) -> Grid:
     """System calls with at least a hundredth of the time of either."""
     names = {name for _, shares in (joining, leaving) for name, share in shares.items() if share >= 0.01}
     ordered = sorted(names, key=lambda name: -joining[1].get(name, 0))
-    rows = [[name, *_cells(name, *joining), *_cells(name, *leaving)] for name in ordered]
-    rows.append(["all", str(joining[0].total()), "", str(leaving[0].total()), ""])
-    return Grid(caption, ["", "a join: calls", "of its time", "a leave: calls", "of its time"], rows)
+    rows = [[name, *_cells(name, *joining), _count(stock[name]), *_cells(name, *leaving)] for name in ordered]
+    rows.append(["all", str(joining[0].total()), "", str(stock.total()), str(leaving[0].total()), ""])
+    return Grid(caption, ["", "a join: calls", "of its time", "stock: calls", "a leave: calls", "of its time"], rows)
 
 
 def _cells(name: str, calls: Counter[str], shares: Mapping[str, float]) -> list[str]:
-    return [str(calls[name] or ""), f"{shares.get(name, 0):.0%}"]
+    return [_count(calls[name]), f"{shares.get(name, 0):.0%}"]
+
+
+def _count(calls: int) -> str:
+    return str(calls or "")
 
 
 def _busiest(caption: str, found: Mapping[str, Function]) -> Grid:
@@ -468,7 +517,15 @@ FIGURES: dict[str, Callable[[Effort], list[Part]]] = {
 }
 
 _INTRODUCTION = f"""
-Peers of {VECTORS} vectors join fabrics for {PEERS}.
+Peers of {VECTORS} vectors join fabrics for {PEERS}. famezd is the whole service, with its ark and its log, which is at its
+default level and goes nowhere; a *worker alone* has neither supervisor nor ark. The stock server prints nothing. The *bare
+server* has all messages ready, and sends a set-up by one system call: what it takes is the kernel's, and no server can
+do with less. Whoever joins takes its whole set-up by one system call, too, so that servers are measured and not clients.
+
+The {PEERS - 1} other peers are processes of their own, asleep until they are told something: by the stock server and on
+fresh ports of each newcomer, on sticky ones of nothing. Server and newcomer have a processor each, and as root they go
+before all else on the machine. All joins but those of a storm and of a peer alone begin when the server has nothing
+else to do.
 """
 
 
