@@ -92,11 +92,11 @@ def times(pid: int, seconds: float, phases: Sequence[Callable[[], object]]) -> l
     counts = [Counter[str]() for _ in phases]
     for sample in told.strip().split("\n\n"):
         at, _, stack = sample.strip().partition("\n")
-        counts[(bisect(began, float(at.strip(" :"))) - 1) % len(phases)][_purpose(stack)] += 1
+        counts[(bisect(began, float(at.strip(" :"))) - 1) % len(phases)][purpose(stack)] += 1
     return list(map(shares, counts))
 
 
-def _purpose(stack: str) -> str:
+def purpose(stack: str) -> str:
     """What the processor is at work for, as a sample's stack says, innermost first."""
     frames = [frame.split(None, 1)[1] for frame in stack.strip().splitlines()]
     outside = next((i for i, frame in enumerate(frames) if "([kernel" not in frame), len(frames))

@@ -109,9 +109,9 @@ def measure_storms(effort: Effort) -> list[Part]:
     return [
         Comparison(caption, "ms", "stock server", rows, limit="bare server"),
         f"""
-        Be it in set-ups alone or in announcements, too, all peers together are sent {PEERS * FULL:,} messages. The stock
-        server takes {stock.median:.2f} of the bare one's time for them, so no server can have a ratio to it of less than
-        {bare.median:.2f}.
+        Be it in set-ups alone or in announcements, too, all peers together are sent {PEERS * FULL:,} messages. The
+        stock server takes {stock.median:.2f} of the bare one's time for them, so no server can have a ratio to it of
+        less than {bare.median:.2f}.
         """,
     ]
 

@@ -97,7 +97,11 @@ def connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     # The kernel's own time limit: with Python's the socket would not block.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", PATIENCE, 0))
-    connection.connect(path)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
