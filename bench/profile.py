@@ -7,6 +7,7 @@ only counts.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -73,8 +74,10 @@ def counted(lines: Iterable[str]) -> Counter[str]:
 def times(pid: int, seconds: float, phases: Sequence[Callable[[], object]]) -> list[dict[str, float]]:
     """For what a process had the processor while phases of some work were done in turns, over and over.
 
-    For each phase shares of 1, by system call.
+    For each phase shares of 1, by system call. Raises ProfileError where the kernel does not show what it does itself.
     """
+    if not sees_kernel():
+        raise ProfileError("perf shows what the kernel does to root alone; or set kernel.perf_event_paranoid to 1")
     began: list[float] = []
 
     def work() -> None:
@@ -94,6 +97,11 @@ def times(pid: int, seconds: float, phases: Sequence[Callable[[], object]]) -> l
         at, _, stack = sample.strip().partition("\n")
         counts[(bisect(began, float(at.strip(" :"))) - 1) % len(phases)][purpose(stack)] += 1
     return list(map(shares, counts))
+
+
+def sees_kernel() -> bool:
+    """Whether perf may look into the kernel for us."""
+    return os.geteuid() == 0 or int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) <= 1
 
 
 def purpose(stack: str) -> str:
