@@ -31,7 +31,15 @@ OTHER = "the kernel besides: interrupts, page faults"
 
 _ENTRY = re.compile("do_syscall_64|el0_svc")
 _DECORATION = re.compile("^_*(GI_*)?(libc_)?")
-_NAMES = {"eventfd": "eventfd2", "preadv64v2": "preadv2", "pwritev64v2": "pwritev2", "fstatat64": "newfstatat"}
+_NAMES = {
+    "eventfd": "eventfd2",
+    "fstatat64": "newfstatat",
+    "preadv64v2": "preadv2",
+    "pwritev64v2": "pwritev2",
+    "recv": "recvfrom",
+    "restore_rt": "rt_sigreturn",
+    "send": "sendto",
+}
 """Functions of the C library that have another name than their system call."""
 
 
