@@ -25,7 +25,7 @@ def measure_profile(effort: Effort) -> list[Part]:
             try:
                 parts += _profile(those[kind.name], those["stock"], crowd, effort)
             except ProfileError as e:
-                parts.append(f"Where the time of {kind.name} joins goes cannot be measured here: {e}")
+                parts.append(f"Where the time of {kind.name} joins goes cannot be measured here: {e}.")
     return parts
 
 
