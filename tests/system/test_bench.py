@@ -17,7 +17,7 @@ _JOINS = """
 import sys
 from pathlib import Path
 from bench.join import FIGURES, Effort, measured
-section = measured(Effort(1, joins=2, cycles=12, chunk=4, alone=3, seconds=1), sys.argv[2:])
+section = measured(Effort(1, joins=2, cycles=12, chunk=4, alone=3, seconds=2), sys.argv[2:])
 section.draw(Path(sys.argv[1]))
 print(section.markdown())
 """
