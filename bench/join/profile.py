@@ -54,13 +54,14 @@ def _profile(server: Server, stock: Server, crowd: Crowd, effort: Effort) -> lis
     used = [processor_time(pid) - b for pid, b in zip(server.processes, before, strict=True)]
     found = functions(worker, effort.seconds, come_and_go)
     ours, theirs = (timed(those, messages, effort.joins).processor for those in (server, stock))
-    kernel = 1 - joining.get(OWN, 0)
+    kernel, kernel_leaving = (1 - shares.get(OWN, 0) for shares in (joining, leaving))
+    worker_share = used[0] / sum(used)
     return [
         f"""
-        Where the time of a join and a leave goes, {server.name}: the worker has {used[0] / sum(used):.0%} of the
-        service's processor time, the supervisor, which logs both, the rest. Of the worker's time for a join the kernel
-        has {kernel:.0%}, for a leave {1 - leaving.get(OWN, 0):.0%}. Were all of famezd's own code free, the kernel's part
-        alone would make a join {kernel * used[0] / sum(used) * ours / theirs:.2f} of the stock server's processor time.
+        Where the time of a join and a leave goes, {server.name}: the worker has {worker_share:.0%} of the service's
+        processor time, the supervisor, which logs both, the rest. Of the worker's time for a join the kernel has
+        {kernel:.0%}, for a leave {kernel_leaving:.0%}. Were all of famezd's own code free, the kernel's part alone would
+        make a join {kernel * worker_share * ours / theirs:.2f} of the stock server's processor time.
         """,
         calls_table(
             f"{server.name}: the worker's system calls, and its time", (coming, joining), (going, leaving), there
