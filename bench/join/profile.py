@@ -12,7 +12,7 @@ from bench.join.server import Server, join, processor_time, timed
 from bench.join.servers import CLAIMED, FULL, Effort, crowded
 from bench.mmsg import Messages
 from bench.profile import OWN, Function, ProfileError, functions, system_calls, times
-from bench.report import Grid, Part
+from bench.report import Grid, Part, Ratio
 
 
 def measure_profile(effort: Effort) -> list[Part]:
@@ -53,21 +53,32 @@ def _profile(server: Server, stock: Server, crowd: Crowd, effort: Effort) -> lis
     joining, leaving, _ = times(worker, effort.seconds, (come, go, crowd.catch_up))
     used = [processor_time(pid) - b for pid, b in zip(server.processes, before, strict=True)]
     found = functions(worker, effort.seconds, come_and_go)
-    ours, theirs = (timed(those, messages, effort.joins).processor for those in (server, stock))
+    ratio = _processor_ratio(server, stock, crowd, effort)
     kernel, kernel_leaving = (1 - shares.get(OWN, 0) for shares in (joining, leaving))
     worker_share = used[0] / sum(used)
     return [
         f"""
         Where the time of a join and a leave goes, {server.name}: the worker has {worker_share:.0%} of the service's
         processor time, the supervisor, which logs both, the rest. Of the worker's time for a join the kernel has
-        {kernel:.0%}, for a leave {kernel_leaving:.0%}. Were all of famezd's own code free, the kernel's part alone would
-        make a join {kernel * worker_share * ours / theirs:.2f} of the stock server's processor time.
+        {kernel:.0%}, for a leave {kernel_leaving:.0%}. Were all of famezd's own code free, the kernel's part alone
+        would make a join {kernel * worker_share * ratio.median:.2f} of the stock server's processor time.
         """,
         calls_table(
             f"{server.name}: the worker's system calls, and its time", (coming, joining), (going, leaving), there
         ),
         busiest_table(f"{server.name}: the worker's functions at work, for both", found),
     ]
+
+
+def _processor_ratio(server: Server, stock: Server, crowd: Crowd, effort: Effort) -> Ratio:
+    """Of their processor time for a join, in turns."""
+    messages = Messages(FULL)
+    ours, theirs = list[float](), list[float]()
+    for _ in range(effort.rounds):
+        for which, into in ((server, ours), (stock, theirs)):
+            into.append(timed(which, messages, effort.joins).processor)
+            crowd.catch_up()
+    return Ratio.of(ours, theirs)
 
 
 Doing = tuple[Counter[str], Mapping[str, float]]
