@@ -36,10 +36,10 @@ def worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def famezd(directory: Path, fabrics: Mapping[str, str]) -> Iterator[str]:
-    """A famezd with these fabrics, by name what their files say; yields its URL."""
+def famezd(directory: Path, fabrics: Mapping[str, str], *, log: str = "error") -> Iterator[str]:
+    """A famezd with these fabrics, by name what their files say, that logs from a level on; yields its URL."""
     (directory / "fabrics.d").mkdir()
-    (directory / "famezd.yaml").write_text("http: {listen: '127.0.0.1:0'}\nlog: {level: error}\n")
+    (directory / "famezd.yaml").write_text(f"http: {{listen: '127.0.0.1:0'}}\nlog: {{level: {log}}}\n")
     for name, text in fabrics.items():
         (directory / "fabrics.d" / f"{name}.yaml").write_text(text)
     command = [str(Path(sys.executable).with_name("famezd")), "-c", str(directory / "famezd.yaml")]

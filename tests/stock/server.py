@@ -20,14 +20,17 @@ class StockServerError(Exception):
 class StockServer:
     """A stock ivshmem-server, from the start of `with` to its end, where it must still live."""
 
-    def __init__(self, directory: Path, *, vectors: int, size: int = 1 << 20) -> None:
-        """Serve shared memory of `size` bytes and `vectors` vectors a peer on a socket in `directory`."""
+    def __init__(self, directory: Path, *, vectors: int, size: int = 1 << 20, verbose: bool = True) -> None:
+        """Serve shared memory of `size` bytes and `vectors` vectors a peer on a socket in `directory`.
+
+        To be `verbose`, for whoever looks for what went wrong, takes it some time.
+        """
         self.socket = directory / "stock.sock"
         self._log = directory / "stock.log"
         program = stock_programs() / "ivshmem-server"
         # -m: memory without a name, which therefore cannot outlive the test.
         options = ["-S", str(self.socket), "-m", "/dev/shm", "-l", str(size), "-n", str(vectors)]
-        self._command = [str(program), "-F", "-v", *options]
+        self._command = [str(program), "-F", *(["-v"] if verbose else []), *options]
 
     def arguments(self, vectors: int) -> list[str]:
         """QEMU's arguments for a peer with `vectors` vectors."""
@@ -35,6 +38,11 @@ class StockServer:
             *("-chardev", f"socket,path={self.socket},id=fabric"),
             *("-device", f"ivshmem-doorbell,chardev=fabric,vectors={vectors}"),
         ]
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
