@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from famezd.client import Peer
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until something that should happen is taken for failed."""
 BIN = Path(sys.executable).parent
 """Where the commands are installed."""
