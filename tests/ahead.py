@@ -16,7 +16,7 @@ from tests.guest.kernel import GuestError, system
 from tests.needs import MissingPackagesError, find, need_packages
 from tests.stock import StockBuildError, stock_programs
 
-TOOLS = ("debhelper", "dh-python", "dpkg-dev", "pybuild-plugin-pyproject", "python3-pip", "rpm")
+TOOLS = ("build-essential", "debhelper", "dh-python", "dpkg-dev", "pybuild-plugin-pyproject", "python3-pip", "rpm")
 """What famezd's packages are built with."""
 FILES = ("libvirt-daemon-driver-qemu", "python3-libvirt")
 """Packages that are not there for a program."""

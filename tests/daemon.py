@@ -157,6 +157,9 @@ class Famezd:
 def eventually(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Waits until `true()`, by looking again; for what tells nobody when it has happened."""
     deadline = time.monotonic() + patience
+    pause = 0.005
     while not true():
         assert time.monotonic() < deadline, f"not within {patience} s: {what}"
-        time.sleep(0.005)
+        time.sleep(pause)
+        # A look costs those who are looked at, and who else there is.
+        pause = min(1.5 * pause, 0.1)
