@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.guest.kernel import GuestError, system
-from tests.needs import MissingPackagesError, find, need_packages
+from tests.needs import MissingPackagesError, MissingProgramError, find, need_packages
 from tests.stock import StockBuildError, stock_programs
 
 TOOLS = ("build-essential", "debhelper", "dh-python", "dpkg-dev", "pybuild-plugin-pyproject", "python3-pip", "rpm")
@@ -41,10 +41,11 @@ def get() -> Iterator[str]:
         for getting in [threads.submit(make) for make in (stock_programs, system)]:
             try:
                 getting.result()
-            except (StockBuildError, GuestError) as error:
+            except (StockBuildError, GuestError, MissingProgramError, OSError) as error:
                 yield str(error)
 
 
 if __name__ == "__main__":
+    print("Getting what tests need; the first time on a machine that takes minutes", flush=True)
     for complaint in get():
         print(f"Some tests will fail: {complaint}", file=sys.stderr)
