@@ -25,8 +25,10 @@ run: $(VENV)/.run
 	@mkdir -p run
 	@RUNTIME_DIRECTORY=$(CURDIR)/run exec $(BIN)/famezd -c etc/famez/famezd.yaml
 
+# More processes than processors: most of the time tests wait.
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/python -m tests.ahead
+	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

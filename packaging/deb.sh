@@ -19,9 +19,13 @@ apt_get() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends "$@"
 }
 if ! dpkg-query --show dpkg-dev python3-pip >/dev/null 2>&1 || ! dpkg-checkbuilddeps 2>/dev/null; then
+    # apt-get itself is the lock, shared with whatever else installs for famezd's tests.
+    exec 8</usr/bin/apt-get
+    flock 8
     apt_get update
     apt_get install dpkg-dev python3-pip
     apt_get build-dep ./
+    exec 8<&-
 fi
 
 # There is no network while a package is built.

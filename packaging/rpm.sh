@@ -13,9 +13,13 @@ without_database=()
 if command -v apt-get >/dev/null; then
     tools=(python3-pip python3-setuptools python3-wheel rpm)
     dpkg-query --show "${tools[@]}" >/dev/null 2>&1 || {
+        # apt-get itself is the lock, shared with whatever else installs for famezd's tests.
+        exec 8</usr/bin/apt-get
+        flock 8
         $as_root apt-get -q update
         $as_root env DEBIAN_FRONTEND=noninteractive \
             apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "${tools[@]}"
+        exec 8<&-
     }
     # In which Debian's packages are not.
     without_database=(--nodeps)

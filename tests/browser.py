@@ -17,7 +17,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 from tests.daemon import PATIENCE
 from tests.needs import need
 
-LONG = 6 * PATIENCE
+LONG = 2 * PATIENCE
 """Seconds, as a browser is much to start and to draw with on a busy machine."""
 OPTIONS = (
     "--headless=new",

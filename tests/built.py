@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,29 +19,33 @@ ROOT = Path(__file__).parents[1]
 NEXT_VERSION = "99.0"
 """The version of the famezd that tests upgrade to."""
 
+_MADE = (".git", ".venv", ".hypothesis", ".*_cache", "*.egg-info", "build", "dist", "run")
+_SHARED = "FAMEZD_TEST_RUN"
+"""The variable that tells who is started by a test run of its directory."""
+
 
 class BuildError(AssertionError):
     """What the tests are for cannot be built."""
 
 
-@cache
 def sdist() -> Path:
     """The sdist, built once in a test run."""
-    into = _directory("sdist")
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", str(into), str(ROOT))
-    return next(into.glob("famezd-*.tar.gz"))
+    return _once("sdist", _sdist)
 
 
-@cache
 def deb() -> Path:
     """The package, built once in a test run as `make deb` does it."""
-    return build("deb", _directory("deb"))
+    return _once("deb", lambda into: build("deb", into))
 
 
-@cache
 def rpm() -> Path:
     """The package as rpm, built once in a test run as `make rpm` does it."""
-    return build("rpm", _directory("rpm"))
+    return _once("rpm", lambda into: build("rpm", into))
+
+
+def next_deb() -> Path:
+    """The same package under another version, with other versions of the fabrics that come with it."""
+    return _once("next", _next_deb)
 
 
 def build(kind: str, directory: Path) -> Path:
@@ -47,10 +54,21 @@ def build(kind: str, directory: Path) -> Path:
     return next((directory / "dist").glob(f"famezd*.{kind}"))
 
 
-@cache
-def next_deb() -> Path:
-    """The same package under another version, with other versions of the fabrics that come with it."""
-    into = _directory("next")
+def _sdist(into: Path) -> Path:
+    # Of a copy: setuptools writes notes beside what it packs, where programs that other tests run read them.
+    copy = into / "famezd"
+    shutil.copytree(ROOT, copy, ignore=_not_packed)
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", str(into), str(copy))
+    return next(into.glob("famezd-*.tar.gz"))
+
+
+def _not_packed(directory: str, names: list[str]) -> set[str]:
+    """What to leave out of a copy of the repository: what commands have made in it."""
+    ignored = [*_MADE, "__pycache__"] if Path(directory) == ROOT else ["__pycache__"]
+    return shutil.ignore_patterns(*ignored)(directory, names)
+
+
+def _next_deb(into: Path) -> Path:
     tree = into / "famezd"
     run("dpkg-deb", "--raw-extract", str(deb()), str(tree))
     _replace(tree / "DEBIAN/control", r"Version: .*", f"Version: {NEXT_VERSION}-1")
@@ -68,11 +86,23 @@ def _replace(file: Path, pattern: str, text: str) -> None:
     file.write_text(replaced)
 
 
-def _directory(name: str) -> Path:
-    """A directory for this test run."""
-    directory = Path(tempfile.mkdtemp(prefix=f"famezd-{name}-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory
+def _once(name: str, make: Callable[[Path], Path]) -> Path:
+    """What `make` makes in the directory that it is given: made by who asks first, for all processes of a test run."""
+    with (shared() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = shared() / f"{name}.made"
+        if not made.is_symlink():
+            made.symlink_to(make(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=shared()))))
+        return made.resolve()
+
+
+@cache
+def shared() -> Path:
+    """The directory of a test run, which all its processes share: the first makes it, and removes it when it ends."""
+    if _SHARED not in os.environ:
+        os.environ[_SHARED] = tempfile.mkdtemp(prefix="famezd-built-")
+        atexit.register(shutil.rmtree, os.environ[_SHARED], ignore_errors=True)
+    return Path(os.environ[_SHARED])
 
 
 def run(*command: str) -> str:

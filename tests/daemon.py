@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from famezd.client import Peer
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until something that should happen is taken for failed."""
 BIN = Path(sys.executable).parent
 """Where the commands are installed."""
@@ -157,6 +157,9 @@ class Famezd:
 def eventually(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Waits until `true()`, by looking again; for what tells nobody when it has happened."""
     deadline = time.monotonic() + patience
+    pause = 0.005
     while not true():
         assert time.monotonic() < deadline, f"not within {patience} s: {what}"
-        time.sleep(0.005)
+        time.sleep(pause)
+        # A look costs those who are looked at, and who else there is.
+        pause = min(1.5 * pause, 0.1)

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 # What a user's PATH leaves out: the daemons that we test against live there.
@@ -28,13 +28,21 @@ class MissingProgramError(Exception):
         )
 
 
+class MissingPackagesError(Exception):
+    """Packages cannot be installed."""
+
+    def __init__(self, packages: Iterable[str], complaint: str) -> None:
+        """Name the packages, the remedy, and what apt complained of."""
+        super().__init__(f"as root, run: apt-get install {' '.join(packages)}\n{complaint}".rstrip())
+
+
 def need(program: str, package: str) -> Path:
     """Return the path of `program`, installing the Debian package that has it where it is missing.
 
     Installs by apt, as root or through `sudo -n`; may be called by several test processes at a time.
     Raises MissingProgramError, naming program and package, when that fails.
     """
-    return _need(lambda: _find(program), program, package)
+    return _need(lambda: find(program), program, package)
 
 
 def need_file(path: Path, package: str) -> Path:
@@ -42,12 +50,34 @@ def need_file(path: Path, package: str) -> Path:
     return _need(lambda: path if path.exists() else None, str(path), package)
 
 
+def need_packages(packages: Iterable[str]) -> None:
+    """Install those of these packages that are not installed, in one go, in the same way.
+
+    Raises MissingPackagesError, with what apt complained of, when that fails.
+    """
+    missing = [package for package in packages if not _installed(package)]
+    if not missing:
+        return
+    with apt_alone():
+        complaint = _install(*missing)
+    if complaint:
+        raise MissingPackagesError(missing, complaint)
+
+
+def _installed(package: str) -> bool:
+    query = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", package]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=False).stdout == "installed"
+    except FileNotFoundError:  # no Debian
+        return False
+
+
 def _need(find: Callable[[], Path | None], what: str, package: str) -> Path:
     found = find()
     if found:
         return found
     complaint = ""
-    with _apt_alone():
+    with apt_alone():
         # Another process may have installed it while this one waited for its turn.
         if not find():
             complaint = _install(package)
@@ -57,13 +87,14 @@ def _need(find: Callable[[], Path | None], what: str, package: str) -> Path:
     return found
 
 
-def _find(program: str) -> Path | None:
+def find(program: str) -> Path | None:
+    """Return the path of a program, where there is one."""
     path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_DAEMONS]))
     return Path(path) if path else None
 
 
 @contextlib.contextmanager
-def _apt_alone() -> Iterator[None]:
+def apt_alone() -> Iterator[None]:
     """Hold the lock that everything takes which installs for these tests.
 
     The lock is on apt-get itself: every user can open it, and there is no file to make or to leave behind.
@@ -76,9 +107,9 @@ def _apt_alone() -> Iterator[None]:
         yield
 
 
-def _install(package: str) -> str:
-    """Install `package`; return what apt complained of, or nothing."""
-    install = ["-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends", package]
+def _install(*packages: str) -> str:
+    """Install `packages`; return what apt complained of, or nothing."""
+    install = ["-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends", *packages]
     complaint = _apt_get(install)
     if complaint:
         # The lists may be absent, as in containers, or name versions that the mirror no longer has.

@@ -14,7 +14,7 @@ from typing import Self
 
 from tests.needs import need
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until something that the screen should show is taken for missing."""
 LOOK = 0.02
 WIDTH, HEIGHT = 140, 50

@@ -17,7 +17,7 @@ import pytest
 from famezd.client import ClientError, Peer
 from famezd.protocol import Message
 from tests.fabric.conftest import Kind, Start
-from tests.fabric.workers import GENZ, Raw, Worker, take
+from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker, take
 
 FULL = 2**64 - 2
 """The most that an eventfd holds."""
@@ -225,7 +225,7 @@ def test_peer_whose_eventfd_blocks_is_expelled(start: Start, ports: str) -> None
         src.ring(dst.id, 2)
         if n == 10:
             src.ring(stalled.id, 1)
-        worker.wait(lambda: dst.take(2), "the other is rung all the same", timeout=1)
+        worker.wait(lambda: dst.take(2), "the other is rung all the same")
     worker.await_total("left_stalled", 1)
     assert worker.present == [src.id, dst.id]
     worker.wait(
@@ -250,7 +250,7 @@ def test_many_doorbells_for_a_peer_whose_eventfds_block(start: Start, ports: str
     for vector in range(16):
         src.ring(stalled.id, vector)
         src.ring(dst.id, vector)
-    worker.wait(lambda: dst.take(15), "the other is rung all the same", timeout=1)
+    worker.wait(lambda: dst.take(15), "the other is rung all the same")
     worker.await_total("left_stalled", 1)
     worker.await_total("dropped", 16)
 
@@ -371,5 +371,5 @@ def test_library_notices_the_end(start: Start, kind: Kind) -> None:
             pass
         worker.check()
         with pytest.raises(ClientError, match="ended the membership"):
-            peer.wait(5.0)
+            peer.wait(DEADLINE)
         peer.ring(peer.peers[0])

@@ -87,6 +87,14 @@ class Scene:
             self.peers[place].take(vector)
         self.mailbox = MappedMemory(self.peers[0].memory)
         self.slots = Slots(self.mailbox)
+        page = self.worker.page
+        self._parts = [
+            slice(IN_FLIGHT, TOTALS_AT + TOTALS.index("turns")),
+            *(slice(page.total_at(name), page.total_at(name) + 1) for name in FAULTS),
+            slice(page.shape.doorbells_at, page.shape.told_at),
+            slice(page.shape.journal_at, page.shape.words),
+        ]
+        """Of the page, what `observe` looks at: made once, as it looks after each instruction."""
         self._poll = select.poll()
         for src, dst, vector, _ in rung.bells:
             self._poll.register(self.peers[src].bells(self._first + dst)[vector], select.POLLIN)
@@ -107,13 +115,10 @@ class Scene:
 
     def observe(self) -> object:
         """All that a successor could find, but for times: in the page, the slots and the eventfds."""
-        words, shape = self.worker.page.words, self.worker.page.shape
+        words = self.worker.page.words
         return (
-            words[IN_FLIGHT : TOTALS_AT + TOTALS.index("turns")].tolist(),
-            [words[self.worker.page.total_at(name)] for name in FAULTS],
-            words[shape.doorbells_at : shape.told_at].tolist(),
-            words[shape.journal_at : shape.words].tolist(),
-            [self.slots.pending(slot) for slot in (self._first, self._first + SWITCH)],
+            *(words[part].tobytes() for part in self._parts),
+            *(self.slots.pending(slot) for slot in (self._first, self._first + SWITCH)),
             self._poll.poll(0),
         )
 

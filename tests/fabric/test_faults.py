@@ -19,7 +19,7 @@ from famezd.mailbox import FileMemory, Slots
 from famezd.stats import FAULTS
 from tests.fabric.conftest import Start, settings
 from tests.fabric.lineage import Lineage
-from tests.fabric.workers import GENZ, Raw, Worker
+from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker
 
 SWITCH = 6
 """Of a genz fabric with five peers."""
@@ -326,7 +326,7 @@ def rung(peer: Peer, n: int) -> list[Doorbell]:
     """The next doorbells."""
     found: list[Doorbell] = []
     while len(found) < n:
-        events = [e for e in peer.wait(5) if isinstance(e, Doorbell)]
+        events = [e for e in peer.wait(DEADLINE) if isinstance(e, Doorbell)]
         assert events
         found += events
     return found
@@ -350,7 +350,7 @@ def sent_and_received(src: Mailbox, dst: Mailbox, text: str) -> Message | None:
     """What arrives of a message; its sender does not wait."""
     with pytest.raises(NotTakenError):
         src.send(dst._peer.id, text, timeout=0)
-    return dst.receive(timeout=5)
+    return dst.receive(timeout=DEADLINE)
 
 
 def test_messages_to_the_switch_and_from_it_are_dropped(start: Start) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
@@ -12,7 +11,7 @@ import pytest
 from famezd.client import Doorbell, Mailbox, Message, NotTakenError, Peer
 from famezd.mailbox import BUFFER_AT, MAX_TEXT, SLOT_SIZE, MailboxError, MappedMemory, Slots
 from tests.fabric.conftest import Start
-from tests.fabric.workers import GENZ, Worker
+from tests.fabric.workers import DEADLINE, GENZ, Worker
 
 PEERS = 5
 SWITCH = 6
@@ -109,9 +108,9 @@ def test_replies(worker: Worker, join: Join, text: str, reply: str | None) -> No
     _, mailbox = join()
     mailbox.send(SWITCH, text)
     if reply is not None:
-        assert mailbox.receive(timeout=5) == Message(SWITCH, reply)
+        assert mailbox.receive(timeout=DEADLINE) == Message(SWITCH, reply)
     mailbox.send(SWITCH, "ping")
-    assert mailbox.receive(timeout=5) == Message(SWITCH, "pong"), "and nothing before"
+    assert mailbox.receive(timeout=DEADLINE) == Message(SWITCH, "pong"), "and nothing before"
 
 
 def test_dump_fits_into_a_message(start: Start, doorbells: str) -> None:
@@ -121,7 +120,7 @@ def test_dump_fits_into_a_message(start: Start, doorbells: str) -> None:
         names = [f"{i:x}" * 31 for i in range(14)]
         boxes = [stack.enter_context(closing(Mailbox(p, nodename=n))) for p, n in zip(peers, names, strict=True)]
         boxes[3].send(15, "dump!EZT=999999999")
-        reply = boxes[3].receive(timeout=5)
+        reply = boxes[3].receive(timeout=DEADLINE)
         assert reply is not None
         assert reply.text.startswith(f"14 of 14 ports in use; 1 {'0' * 31} (Debugger)")
         assert reply.text.endswith("; ...!EZT=1000000000")
@@ -163,19 +162,20 @@ def test_globals_that_a_peer_overwrites_hurt_only_the_peers(worker: Worker, join
         memory.set_word(peer.id * SLOT_SIZE + _BUFLEN, 0)
         memory.set_word(SWITCH * SLOT_SIZE + _BUFLEN, 0)
     mailbox.send(SWITCH, "ping")
-    assert mailbox.receive(timeout=5) == Message(SWITCH, "pong")
+    assert mailbox.receive(timeout=DEADLINE) == Message(SWITCH, "pong")
     mailbox.send(SWITCH, "dump")
-    assert mailbox.receive(timeout=5)
+    assert mailbox.receive(timeout=DEADLINE)
 
 
 def test_peer_that_does_not_acknowledge_stops_nobody_for_long(worker: Worker, join: Join) -> None:
     (deaf, _), (_, mailbox) = join(), join()
     write(deaf, b"ping")
     await_taken(worker, deaf)
-    assert deaf.wait(5) == [Doorbell(SWITCH, 1)]
-    assert mailbox.ping(SWITCH, timeout=5) < 1.5
+    assert deaf.wait(DEADLINE) == [Doorbell(SWITCH, 1)]
+    mailbox.ping(SWITCH, timeout=DEADLINE)
     worker.await_log("message not taken in time\tpeer=1")
-    assert mailbox.ping(SWITCH, timeout=5) < 0.5, "it has had its turn"
+    mailbox.ping(SWITCH, timeout=DEADLINE)
+    assert worker.log.count("not taken in time") == 1, "it has had its turn"
 
 
 def test_departure_of_who_does_not_acknowledge_ends_the_wait(worker: Worker, join: Join) -> None:
@@ -184,9 +184,7 @@ def test_departure_of_who_does_not_acknowledge_ends_the_wait(worker: Worker, joi
         write(deaf, b"ping")
         await_taken(worker, deaf)
     deaf.leave()
-    began = time.monotonic()
-    mailbox.ping(SWITCH)
-    assert time.monotonic() - began < 0.9
+    mailbox.ping(SWITCH, timeout=DEADLINE)
     assert "not taken in time" not in worker.log
 
 
@@ -206,7 +204,7 @@ def test_peers_write_to_each_other(worker: Worker, join: Join) -> None:
     for text in ("hello", "x" * MAX_TEXT, "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}\N{LATIN SMALL LETTER SHARP S}e"):
         with pytest.raises(NotTakenError):
             one.send(second.id, text, timeout=0.01)
-        assert two.receive(timeout=5) == Message(first.id, text)
+        assert two.receive(timeout=DEADLINE) == Message(first.id, text)
     assert third.wait(0.0) == []
     assert three.receive(timeout=0) is None
     with pytest.raises(MailboxError, match="383"):

@@ -74,7 +74,7 @@ def is_rung(eventfd: int) -> bool:
     """Waits a moment for an eventfd; whether it was rung."""
     poll = select.poll()
     poll.register(eventfd, select.POLLIN)
-    return bool(poll.poll(1000))
+    return bool(poll.poll(1000 * DEADLINE))
 
 
 def test_what_was_left_out_is_told_before_the_end(folder: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_peer_that_does_everything_at_once(start: Start, ports: str) -> None:
         src.ring(hostile.id, vector)
     for _ in range(20):
         src.ring(dst.id, 3)
-        worker.wait(lambda: dst.take(3), "the other is rung", timeout=1)
+        worker.wait(lambda: dst.take(3), "the other is rung")
     worker.await_total("left_stalled", 1)
     worker.await_total("clipped", 16)
     assert refused(worker.connect())

@@ -240,7 +240,7 @@ def test_manager_that_never_reads_again_stops_nobody(start: Start) -> None:
         # When a second has passed it has a new status to tell.
         worker.wait(lambda: stood_still(worker, 1.1), "it has told it in vain")
         worker.connect()
-        worker.wait(lambda: len(worker.present) == 3, "it lives on", timeout=3)
+        worker.wait(lambda: len(worker.present) == 3, "it lives on")
 
 
 # The end

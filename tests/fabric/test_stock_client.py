@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from famezd.client import Doorbell, Peer
-from tests.daemon import Famezd
+from tests.daemon import PATIENCE, Famezd
 from tests.stock.client import StockClient
 
 FABRIC = "lab"
@@ -31,7 +31,7 @@ def collect(peer: Peer, n: int) -> Counter[int]:
     """The next `n` doorbells by vector."""
     heard: Counter[int] = Counter()
     while heard.total() < n:
-        events = peer.wait(10)
+        events = peer.wait(PATIENCE)
         assert events, f"after {heard}"
         heard.update({event.vector: event.rings for event in events if isinstance(event, Doorbell)})
     return heard

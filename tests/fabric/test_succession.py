@@ -16,7 +16,7 @@ from famezd.mailbox import Slots
 from famezd.switch.messenger import QUEUED
 from tests.fabric.conftest import Kind, Start, settings
 from tests.fabric.lineage import handed_over, prepared
-from tests.fabric.workers import GENZ, Raw, Worker
+from tests.fabric.workers import DEADLINE, GENZ, Raw, Worker
 
 
 def rings_all(worker: Worker, peers: list[Raw]) -> None:
@@ -129,7 +129,7 @@ def test_the_switch_finishes_what_it_has_begun(start: Start) -> None:
         worker.barrier()
         assert {"X_FAMEZ": "hold"} not in worker.told
         for _ in range(QUEUED):
-            message = mailbox.receive(timeout=10)
+            message = mailbox.receive(timeout=DEADLINE)
             assert message is not None
             assert message.text == "pong"
         worker.await_answer("hold")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.guest.archive import Archive
-from tests.needs import need
+from tests.needs import apt_alone, need
 
 MODULES = ("vfio-pci", "vfio_iommu_type1", "uio_pci_generic")
 """What guests can load, with what these depend on."""
@@ -124,7 +124,8 @@ def _download(scratch: Path) -> Path:
         name = _newest()
         _run("apt-get", "-q", "download", name, cwd=scratch)
     except GuestError:
-        _run(*([] if os.geteuid() == 0 else ["sudo", "-n"]), "apt-get", "-q", "update")
+        with apt_alone():
+            _run(*([] if os.geteuid() == 0 else ["sudo", "-n"]), "apt-get", "-q", "update")
         name = _newest()
         _run("apt-get", "-q", "download", name, cwd=scratch)
     return next(scratch.glob(f"{name}_*.deb"))

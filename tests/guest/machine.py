@@ -25,7 +25,7 @@ from tests.terminal import HEIGHT, WIDTH
 # Linux would try its timer for some moments only, and on a busy machine panic; what has no dot is environment for the
 # first process, before which nothing random is there that Python could take its seed from.
 _LINUX = f"console=ttyS0 panic=-1 no_timer_check intel_iommu=on PYTHONPATH=/{SITE} PYTHONHASHSEED=0"
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds that anything in a guest may take: its processor is emulated, on a machine that may have others to run."""
 LOOK = 0.05
 CLIENT = ("python3", "-c", "import sys; from famezd.cli.entry import famez_client; sys.exit(famez_client())")

@@ -14,7 +14,7 @@ from tests.guest.kernel import SITE, install_program
 from tests.guest.machine import CLIENT, Done, Guest, Program, first_files, folder
 from tests.needs import need
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 LAB = ("peers=4", "vectors=2", "size=4096")
 SOCKET, MAILBOX = "/run/famez/lab.sock", "/dev/shm/famez-lab"

@@ -23,7 +23,7 @@ from tests.guest.machine import CLIENT, IOMMU, Done, Guest, Program, first_files
 from tests.guest.machine import PATIENCE as SLOW
 from tests.terminal import Terminal
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 A, B, C, FEW, D = 1, 2, 3, 4, 5
 """The guests' ports, which are pinned; a second device of C's has too few vectors."""

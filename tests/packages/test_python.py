@@ -47,7 +47,6 @@ def test_the_wheel_is_the_program_and_its_entry_points(wheel: Path) -> None:
         assert line in entry_points
 
 
-@pytest.mark.timeout(600)  # all that it needs comes over the network
 def test_pipx_installs_one_that_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipx = need("pipx", "pipx")
     places = {"PIPX_HOME": str(tmp_path / "pipx"), "PIPX_BIN_DIR": str(tmp_path / "bin")}

@@ -21,7 +21,7 @@ from tests.needs import need
 SHIPPED = Path(__file__).parents[2] / "packaging" / "prometheus"
 RULES = SHIPPED / "famezd.rules.yaml"
 
-LONG = 60.0
+LONG = 180.0
 """Seconds for what takes many scrapes."""
 
 Series = dict[str, Any]

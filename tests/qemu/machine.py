@@ -65,7 +65,7 @@ class Machine:
         *,
         descriptors: int | None = None,
         complete: bool = True,
-        patience: float = 10.0,
+        patience: float = 60.0,
     ) -> None:
         """Start QEMU with `arguments`, which give it its fabric, and keep its stderr in `directory`.
 

@@ -129,7 +129,6 @@ CROWDED = {
 }
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", CROWDED)
 def test_kills_and_replacements_disturb_nobody(tmp_path: Path, kind: str) -> None:
     """All ports are taken; each round one machine is killed and replaced; one is stopped for ten rounds."""

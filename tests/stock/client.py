@@ -38,7 +38,7 @@ class StockClient:
         self._process.wait()
         os.close(self._terminal)
 
-    def expect(self, text: str, patience: float = 10.0) -> str:
+    def expect(self, text: str, patience: float = 60.0) -> str:
         """Waits until it has printed `text`; returns all that came since the last call, up to there."""
         deadline = time.monotonic() + patience
         while text not in self._seen:

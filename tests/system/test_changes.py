@@ -468,7 +468,7 @@ def test_a_worker_that_dies_again_and_again_is_reported_and_served_when_it_can_b
             while other.id not in one.peers:
                 assert one.wait(PATIENCE)
             with Traffic(one, other):
-                eventually(lambda: dies(famezd, "lab"), "it is reported as failed", patience=60)
+                eventually(lambda: dies(famezd, "lab"), "it is reported as failed")
                 status = famezd.ctl("status")
                 assert status.returncode == 3
                 # It may have died once more since.

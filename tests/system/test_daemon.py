@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from famezd.client import Peer
-from tests.daemon import Famezd, eventually
+from tests.daemon import PATIENCE, Famezd, eventually
 from tests.famez_server import Ended, run
 
 LAB = {"personality": "genz", "peers": 4, "vectors": 16}
@@ -100,7 +100,7 @@ def test_a_second_one_fails_and_disturbs_nobody(daemon: Daemon, tmp_path: Path) 
         assert daemon.pid_file.read_text() == f"{pid}\n"
         with daemon.join("lab") as other:
             other.ring(peer.id)
-            assert peer.wait(10)
+            assert peer.wait(PATIENCE)
 
 
 def test_what_keeps_it_from_starting_is_told_at_the_terminal(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_what_a_guest_writes_is_made_harmless_and_unique(famezd: Famezd) -> None
             write_nodename(fourth, fourth.id, b"n" * 31)
             # For a newcomer the switch writes its own name anew; it is called so when it may change again.
             named |= {("4", f"{'n' * 31}~4", "host"), ("5", "Z-switch", "switch")}
-            eventually(lambda: info(famezd, "lab") == named, "all are called right", patience=30)
+            eventually(lambda: info(famezd, "lab") == named, "all are called right")
 
 
 def test_a_guest_that_renames_itself_all_the_time_has_a_few_names(famezd: Famezd) -> None:

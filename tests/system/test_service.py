@@ -261,7 +261,7 @@ def test_a_hanging_worker_is_killed_and_replaced(famezd: Famezd) -> None:
     with famezd.join("lab") as one, famezd.join("lab") as other:
         os.kill(status["pid"], signal.SIGSTOP)
         one.ring(other.id, 3)
-        assert other.wait(40) == [Doorbell(3, 1)]
+        assert other.wait(PATIENCE) == [Doorbell(3, 1)]
     assert famezd.metrics("famez_worker_restarts_total", "fabric")[("lab",)] == 1
 
 

@@ -29,18 +29,12 @@ class Outcome(NamedTuple):
     journal: str
 
 
-def prepare(release: str) -> None:
-    """Make what it takes to boot a release, which is not to be made twice at once."""
-    deb()
-    next_deb()
-    tree(release)
-
-
 def run_inside(release: str, *selection: str) -> Outcome:
     """Boot the Debian `release`, run the tests of tests/systemd/inside in it, and power off.
 
     `selection` are arguments for pytest. The system is a throw-away one: nothing that it writes outlives it.
     """
+    system = tree(release)
     with tempfile.TemporaryDirectory(prefix="famezd-systemd-") as work:
         directory = Path(work)
         packages, results = directory / "packages", directory / "results"
@@ -50,7 +44,7 @@ def run_inside(release: str, *selection: str) -> Outcome:
         shutil.copy(next_deb(), packages / "next.deb")
         (results / "selection").write_text(f'SELECTION="{shlex.join(selection)}"\n')
         with own_group() as enter:
-            status, console = _boot(tree(release), directory, enter)
+            status, console = _boot(system, directory, enter)
         told, journal = ((results / name) for name in ("output", "journal"))
         return Outcome(
             passed=status == 0 and (results / "passed").exists(),

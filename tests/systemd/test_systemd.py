@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.systemd.container import Outcome, prepare, run_inside
+from tests.systemd.container import Outcome, run_inside
 from tests.systemd.hugepages import huge_pages
 
 RELEASES = os.environ.get("FAMEZD_RELEASES", "trixie").split()
@@ -19,9 +19,7 @@ HUGE_PAGES = 8
 
 @pytest.fixture(scope="module")
 def booted() -> Iterator[dict[str, Future[Outcome]]]:
-    """All releases, side by side: most of the time tests wait."""
-    for release in RELEASES:
-        prepare(release)
+    """All releases, side by side: most of the time tests wait, and trees are fetched."""
     with huge_pages(HUGE_PAGES * len(RELEASES)), ThreadPoolExecutor() as threads:
         yield {release: threads.submit(run_inside, release) for release in RELEASES}
 

@@ -27,7 +27,7 @@ def closing(*descriptors: int) -> Iterator[None]:
             os.close(descriptor)
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits for what no event tells of."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -42,7 +42,7 @@ def started(folder: Path, serve: str) -> Iterator[subprocess.Popen[str]]:
 def told(folder: Path, serve: str) -> tuple[int, str]:
     """The caller's status and what stood on its terminal, when the daemon has let go of that."""
     with started(folder, serve) as caller:
-        complaint = caller.communicate(timeout=20)[1]
+        complaint = caller.communicate(timeout=60)[1]
     return caller.returncode, complaint
 
 

@@ -72,7 +72,7 @@ def test_any_line_is_read(line: str) -> None:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(test(), 10)
+        await asyncio.wait_for(test(), 60)
 
     asyncio.run(bounded())
 

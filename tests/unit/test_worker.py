@@ -36,7 +36,7 @@ def test_a_timer_that_is_late_kills_nobody_until_it_is_due_again(
         assert killed == [worker]
 
     with capture_logs():
-        asyncio.run(asyncio.wait_for(test(), 10))
+        asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def test_what_there_was_no_descriptor_for_takes_the_place_of_nothing(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_what_there_was_no_descriptor_for_takes_the_place_of_nothing(tmp_path: P
         worker._shelf.forget("mailbox")
 
     with capture_logs():
-        asyncio.run(asyncio.wait_for(test(), 10))
+        asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def test_who_is_started_again_is_not_over(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_who_is_started_again_is_not_over(tmp_path: Path) -> None:
             assert not process.over.is_set()
             await process.over.wait()
 
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def test_a_socket_is_removed_only_if_it_is_still_the_same(tmp_path: Path) -> None:
