@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.soak.run import Soak
-from tests.soak.service import USER, adopt_orphans
+from tests.soak.service import adopt_orphans, end_descendants
 from tests.soak.world import World
 
 
@@ -45,7 +45,7 @@ def soak(directory: Path, seed: int, hours: float) -> int:
     except Interrupted:
         print("interrupted", file=sys.stderr)
         status = 130
-    except Exception as e:  # whatever it is, it is told with how it came about
+    except Exception as e:  # noqa: BLE001 (whatever it is, it is told, with how it came about)
         tell(e, seed, [] if run is None else list(run.last), directory)
         status = 1
     else:
@@ -54,6 +54,7 @@ def soak(directory: Path, seed: int, hours: float) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         world.close()
+        end_descendants()
         if run is not None:
             run.close()
     if status != 1:

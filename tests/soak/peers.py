@@ -1,8 +1,7 @@
-"""Peers of all kinds, used in one way: the client library's, one that reads message by message, programs, and machines."""
+"""Peers of all kinds, used in one way: the library's, one that reads message by message, programs, and machines."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -66,7 +65,12 @@ class Member(ABC):
         return None
 
     def check(self) -> None:
-        """Raises an error if it is not well."""
+        """Raises Wrong, or MachineError, if it is not well."""
+        if self.ended():
+            raise Wrong(f"{self} was disconnected{self.why}")
+
+    why = ""
+    """How it was, as far as it knows."""
 
     def __str__(self) -> str:
         return f"{type(self).__name__.lower()} {self.id}"
@@ -101,14 +105,11 @@ class Reader(Member):
         self.reads = self.whole = True
 
     def _read(self) -> None:
-        tries = int(PATIENCE // (self._raw.connection.gettimeout() or PATIENCE)) or 1
-        for left in range(tries, 0, -1):
-            try:
-                message = self._raw.read()
-                break
-            except TimeoutError:
-                if left == 1:
-                    raise Wrong(f"a newcomer's set-up stops after {self._raw.values}") from None
+        self._raw.connection.settimeout(PATIENCE)
+        try:
+            message = self._raw.read()
+        except TimeoutError as e:
+            raise Wrong(f"a newcomer's set-up stops after {self._raw.values}") from e
         if message is None:
             raise Wrong(f"a newcomer's connection ended after {self._raw.values}")
         if self._raw.values == [REFUSAL]:
@@ -165,10 +166,12 @@ class Library(Member):
         return rung
 
     def _look(self) -> None:
-        with contextlib.suppress(ClientError):
+        try:
             # There may be more than one look finds: what is told of others, and then doorbells.
             while events := self._peer.wait(0):
                 self._rung.update({e.vector: e.rings for e in events if isinstance(e, Doorbell)})
+        except ClientError as e:
+            self.why = f": {e}"
 
     def knows(self) -> set[int] | None:
         self._look()
@@ -193,15 +196,18 @@ class Program(Member):
         """Raises Refused."""
         command = [sys.executable, "-m", "tests.soak.program", settings.socket]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._rung: Counter[int] = Counter()
         try:
-            hello = self._answer()
-            if "refused" in hello:
-                raise Refused(hello["refused"])
+            self.id = self._hello()
         except BaseException:
             self.kill()
             raise
-        self.id = hello["id"]
-        self._rung: Counter[int] = Counter()
+
+    def _hello(self) -> int:
+        hello = self._answer()
+        if "refused" in hello:
+            raise Refused(hello["refused"])
+        return int(hello["id"])
 
     def ask(self, **command: object) -> dict[str, Any]:
         """Tells it something; what it answers."""
@@ -272,6 +278,15 @@ class Qemu(Member):
     def pid(self) -> int:
         """Its process."""
         return self._machine.pid
+
+    @property
+    def patience(self) -> float:
+        """Seconds that it may take to answer."""
+        return self._machine.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._machine.patience = seconds
 
     def ring(self, dst: int, vector: int, rings: int) -> None:
         for _ in range(rings):

@@ -1,8 +1,8 @@
-"""A host program on a fabric that does what it is told, and that can be killed: `python -m tests.soak.program SOCKET`.
+"""A host program on a fabric that does what it is told, and can be killed: `python -m tests.soak.program SOCKET`.
 
-It reads commands, a line of JSON each, and answers each with one: `ring` (peer, vector, rings), `hear`, `block`, by which
-it makes the eventfds that it receives on block, and fills them, as no honest peer does, or `await_end`, which is answered
-when its membership is over. It ends with its input.
+It reads commands, a line of JSON each, and answers each with one: `ring` (peer, vector, rings), `hear`, `block`, by
+which it makes the eventfds that it receives on block, and fills them, as no honest peer does, or `await_end`, which is
+answered when its membership is over. It ends with its input.
 """
 
 from __future__ import annotations

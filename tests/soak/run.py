@@ -7,7 +7,6 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from pathlib import Path
 
 from tests.soak import sampling
 from tests.soak.actions import KINDS_OF_ACTIONS, Actions, Nothing, rounds
@@ -137,20 +136,13 @@ class Soak:
         """What was done, and what grew."""
         done = [f"{n:6} {kind}" for kind, n in self.counts.items()]
         rows = "\n".join("".join(f"{cell:26}" for cell in done[i : i + 4]).rstrip() for i in range(0, len(done), 4))
-        if slopes:
-            grew = sampling.table(slopes)
-        else:
-            grew = f"too short for slopes: {self.ebbs} quiet times"
+        grew = sampling.table(slopes) if slopes else f"too short for slopes: {self.ebbs} quiet times"
         return (
             f"{self.counts.total()} actions in {time.monotonic() - self._began:.0f} s, {self.checks} times all was "
-            f"compared, {self.ebbs} times everybody left\n{rows}\n\n{grew}"
+            f"compared, {self.ebbs} times everybody left; {self._world.service.slow} times the machine was too slow "
+            f"for a worker\n{rows}\n\n{grew}"
         )
 
     def close(self) -> None:
         """Closes the journal."""
         self._journal.close()
-
-
-def journal(directory: Path) -> Path:
-    """Where the actions of a run are written."""
-    return directory / "journal"

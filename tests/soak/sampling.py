@@ -1,8 +1,8 @@
 """What famezd's processes and files amount to, again and again, and whether it grows.
 
-A process is compared with itself alone: one that was killed and succeeded begins anew. Of all processes that play one part
-a common slope is fitted, each with a level of its own, and only samples count that were taken while nobody was on any
-fabric: then what is there is the same each time, but for what leaks.
+A process is compared with itself alone: one that was killed and succeeded begins anew. Of all processes that play one
+part a common slope is fitted, each with a level of its own, and only samples count that were taken while nobody was on
+any fabric: then what is there is the same each time, but for what leaks.
 """
 
 from __future__ import annotations

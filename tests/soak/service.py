@@ -1,5 +1,7 @@
-"""The famezd that is soaked: the installed command, as a user of its own where that is possible, under a manager that keeps
-its descriptors."""
+"""The famezd that is soaked, under a manager that keeps its descriptors.
+
+It is the installed command, run as a user of its own where that is possible.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,18 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def until(true: Callable[[], object], what: str | Callable[[], str], patience: float = PATIENCE) -> None:
-    """Waits until `true()`, by looking again, ever more seldom; raises Wrong if that is never so."""
+def end_descendants() -> None:
+    """Ends every process that this one has started, and those that these have; ours alone are their orphans."""
+    while found := children(os.getpid()):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def until(true: Callable[[], object], what: str | Callable[[], str], patience: float | None = None) -> None:
+    """Waits until `true()`, by looking again, ever more seldom; raises Wrong if that is not so within `PATIENCE`."""
+    patience = PATIENCE if patience is None else patience
     deadline, pause = time.monotonic() + patience, 0.002
     while not true():
         if time.monotonic() > deadline:
@@ -81,7 +93,9 @@ class Soaked(Kept):
             self.define(name, kind)
         self._become_another()
         self.pid = 0
-        self.crashes = 0
+        self.slow = 0
+        """How often a worker did not do in time what it should, on a machine that was too busy."""
+        self._read = 0
 
     def _become_another(self) -> None:
         """Has famezd run as a user who may do nothing else, if we are root and that one can read the program."""
@@ -131,12 +145,17 @@ class Soaked(Kept):
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
     def must(self, *arguments: str) -> str:
-        """Runs famezctl, which has to succeed; returns what it prints."""
-        done = self.ctl(*arguments)
-        if done.returncode:
+        """Runs famezctl, which has to succeed, until no worker was too busy for it; returns what it prints."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            done = self.ctl(*arguments)
             said = (done.stdout + done.stderr).strip()
-            raise Wrong(f"famezctl {' '.join(arguments)} ended with status {done.returncode}: {said}")
-        return done.stdout
+            if not done.returncode:
+                return said
+            # A worker has seconds to answer to an order, and a busy machine may not give it as many.
+            if "does not answer to" not in said or time.monotonic() > deadline:
+                raise Wrong(f"famezctl {' '.join(arguments)} ended with status {done.returncode}: {said}")
+            self.slow += 1
 
     def pids(self) -> dict[str, int]:
         """The workers' pids, 0 of a fabric that is not served."""
@@ -172,8 +191,8 @@ class Soaked(Kept):
 
     def settle(self, name: str) -> None:
         """Returns when a fabric's worker has done all that it had to do before this call, and disturbs nobody."""
+        pid = self.await_served(name)[name]
         for _ in range(2):
-            pid = self.await_served(name)[name]
             with self.page(name) as page:
                 turns = page.totals()["turns"]
                 # The signal by which the relay watches itself: it makes the loop turn, and does nothing else.
@@ -190,10 +209,9 @@ class Soaked(Kept):
             raise Wrong(f"famezd does not start; its log: {self.log}")
 
     def crash(self, number: int = signal.SIGKILL) -> None:
-        """famezd dies, and its manager starts it again, with what it was given to keep."""
+        """It dies, and its manager starts it again, with what it was given to keep."""
         workers = children(self.pid)
         self.kill(number)
-        self.crashes += 1
         self.start()
         for worker in workers:
             self._reap(worker)
@@ -230,7 +248,7 @@ class Soaked(Kept):
 
     def files_in_shm(self) -> list[Path]:
         """Mailboxes that are there."""
-        return [path for path in Path("/dev/shm").glob(f"famez-soak-{os.getpid()}-*")]
+        return list(Path("/dev/shm").glob(f"famez-soak-{os.getpid()}-*"))
 
     def discard(self) -> None:
         """Ends whatever of it still runs, and removes what it made outside of its directory."""
@@ -245,9 +263,23 @@ class Soaked(Kept):
         for path in self.files_in_shm():
             path.unlink(missing_ok=True)
 
-    def traces(self) -> list[str]:
-        """Lines of its log that tell of an error of its own."""
-        return re.findall(r"^.*(?:Traceback|personality failed|what goes on beside).*$", self.log.read_text(), re.M)
+    def news(self) -> str:
+        """What it has logged since this was last asked."""
+        with self.log.open() as log:
+            log.seek(self._read)
+            said = log.read()
+            self._read = log.tell()
+        return said
+
+
+def traces(log: str) -> list[str]:
+    """Lines of a log that tell of an error of famezd's own."""
+    return re.findall(r"^.*(?:Traceback|personality failed|what goes on beside).*$", log, re.M)
+
+
+def given_up(log: str) -> list[str]:
+    """The fabrics whose worker gave no sign of life, and was killed."""
+    return re.findall(r"worker gives no sign of life, it is killed\s+fabric=(\S+)", log)
 
 
 def remove(directory: Path) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 from famezd.fabric.settings import Settings
 from famezd.mailbox import Slots
 from famezd.switch.messenger import TAKE_WITHIN
+from tests.qemu.machine import MachineError
 from tests.soak.model import Counters, Kind, Model, Rule
 from tests.soak.peers import Library, Member, Program, Qemu, Reader, Refused
 from tests.soak.sampling import Sample, take
-from tests.soak.service import Metrics, Soaked, Wrong, counter, remove, until
+from tests.soak.service import Metrics, Soaked, Wrong, counter, given_up, remove, traces, until
 
 SCRATCH, SCRATCH_SIZE = 60 << 10, 64
 """A part of the mailbox that is nobody's slot."""
@@ -54,7 +55,9 @@ class Fabric:
         self._arguments: list[str] = []
         self._stopped_at = 0
         where = str(service.socket(name))
-        self._settings = Settings(name, where, "", 0, vectors=kind.vectors, peers=kind.peers)
+        self.settings = Settings(name, where, "", 0, vectors=kind.vectors, peers=kind.peers)
+        self.hung = 0
+        """How many workers were stopped until famezd gave them up, of which its log has not told yet."""
         self.settled = True
         """Whether nothing has come or gone since the worker was last seen to have dealt with all."""
 
@@ -82,9 +85,9 @@ class Fabric:
             self._arguments = self._arguments or self._service.ask(f"fabrics/{self.name}/qemu")["arguments"]
             return Qemu(self._arguments, self._service.config.parent)
         if how == "half":
-            return Reader(self._settings, whole=False)
+            return Reader(self.settings, whole=False)
         kinds: dict[str, Callable[[Settings], Member]] = {"reader": Reader, "library": Library, "program": Program}
-        return kinds[how](self._settings)
+        return kinds[how](self.settings)
 
     def part(self, member: Member, *, reason: str = "hangup", kill: bool = False) -> None:
         """A member leaves."""
@@ -181,6 +184,7 @@ class Fabric:
         """A member writes a message into its slot, and rings another, which reads it: as it was written."""
         assert src.memory is not None
         assert dst.memory is not None
+        self.acquaint(src, dst.id)
         slots = Slots(src.memory)
         struck = self.model.faults["drop"]
         before = self._before(dst, src.id)
@@ -250,7 +254,6 @@ class Fabric:
 
     def agree(self) -> None:
         """Waits until nothing is under way, and checks that what was rung has arrived, and nothing else."""
-        self._service.await_served(self.name)
         self.arrive()
         self._service.settle(self.name)
         self.settled = True
@@ -263,9 +266,10 @@ class Fabric:
         self.check_memory()
 
     def _check(self, member: Member) -> None:
-        member.check()
-        if member.ended():
-            raise Wrong(f"{member} on {self.name} was disconnected")
+        try:
+            member.check()
+        except (Wrong, MachineError) as e:
+            raise Wrong(f"fabric {self.name}: {e}") from e
         if not member.reads:
             return
         expected = set(self.model.known_by(member.id))
@@ -307,10 +311,10 @@ class Fabric:
 class World:
     """All of it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kinds: Mapping[str, Kind] = KINDS) -> None:
         self.directory = directory
-        self.service = Soaked(directory, KINDS)
-        self.fabrics = {name: Fabric(name, kind, self.service) for name, kind in KINDS.items()}
+        self.service = Soaked(directory, kinds)
+        self.fabrics = {name: Fabric(name, kind, self.service) for name, kind in kinds.items()}
         self.listeners: list[Any] = []
         """Connections that read the page's stream of events."""
 
@@ -354,7 +358,7 @@ class World:
         """Another famezd goes on: what it counts since its start begins anew, and workers were killed."""
         for fabric in self.fabrics.values():
             fabric.model.disturb()
-            fabric.model.deaths = 0
+            fabric.model.deaths = fabric.hung = 0
         for listener in self.listeners:
             listener.close()
         self.listeners.clear()
@@ -364,14 +368,28 @@ class World:
         if not self.service.alive():
             raise Wrong("famezd is dead")
         self.service.await_served()
+        self._read_log()
         for fabric in self.fabrics.values():
             fabric.agree()
         metrics = self.service.samples()
         if wrong := [line for fabric in self.fabrics.values() for line in self._compare(fabric, metrics)]:
             raise Wrong("\n".join(wrong))
         self._check_verbs()
-        if traces := self.service.traces():
-            raise Wrong("famezd's log tells of an error of its own:\n" + "\n".join(traces))
+
+    def _read_log(self) -> None:
+        """Looks for errors of famezd's own, and for workers that were killed because the machine was too busy."""
+        said = self.service.news()
+        if found := traces(said):
+            raise Wrong("famezd's log tells of an error of its own:\n" + "\n".join(found))
+        for name in given_up(said):
+            if (fabric := self.fabrics.get(name)) is None:
+                continue
+            if fabric.hung:
+                fabric.hung -= 1
+                continue
+            self.service.slow += 1
+            fabric.model.disturb()
+            fabric.model.deaths += 1
 
     def _compare(self, fabric: Fabric, metrics: Metrics) -> list[str]:
         rules = self.service.ask(f"fabrics/{fabric.name}/faults")["faults"] if fabric.model.rules else []
