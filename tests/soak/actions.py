@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import socket
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -100,7 +99,9 @@ class Actions:
     def kick(self) -> str:
         fabric, member = self.somebody(lambda m: m.whole)
         fabric.settle()
-        self.service.must("kick", fabric.name, str(member.id))
+        done = self.service.ctl("kick", fabric.name, str(member.id))
+        if done.returncode and "does not answer" not in done.stderr:
+            raise Wrong(f"famezctl kick {fabric.name} {member.id} says: {done.stderr}")
         fabric.expel(member, "kicked")
         return f"{member} is kicked from {fabric.name}"
 
@@ -341,9 +342,7 @@ class Actions:
     def scrape(self) -> str:
         self.service.await_served()
         what = self.random.choice(_SAMPLES)
-        with urllib.request.urlopen(f"{self.service.url}/{what}", timeout=PATIENCE) as answer:
-            said = answer.read()
-        if not said:
+        if not self.service.fetch(what):
             raise Wrong(f"GET /{what} answers nothing")
         return f"GET /{what}"
 

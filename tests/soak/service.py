@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import os
 import re
 import shutil
@@ -153,7 +154,7 @@ class Soaked(Kept):
             if not done.returncode:
                 return said
             # A worker has seconds to answer to an order, and a busy machine may not give it as many.
-            if "does not answer to" not in said or time.monotonic() > deadline:
+            if "does not answer" not in said or time.monotonic() > deadline:
                 raise Wrong(f"famezctl {' '.join(arguments)} ended with status {done.returncode}: {said}")
             self.slow += 1
 
@@ -173,12 +174,25 @@ class Soaked(Kept):
         until(served, lambda: f"all fabrics are served; pids are {pids}")
         return pids
 
+    def fetch(self, what: str) -> str:
+        """What HTTP answers, be it that it is asked again."""
+        answers: list[str] = []
+
+        def answered() -> bool:
+            with (
+                contextlib.suppress(OSError, http.client.HTTPException),
+                urllib.request.urlopen(f"{self.url}/{what}", timeout=PATIENCE) as answer,
+            ):
+                answers.append(answer.read().decode())
+            return bool(answers)
+
+        until(answered, f"GET /{what} is answered")
+        return answers[0]
+
     def samples(self) -> Metrics:
         """A scrape."""
         found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=PATIENCE) as answer:
-            text = answer.read().decode()
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(self.fetch("metrics")):
             for sample in family.samples:
                 found.setdefault(sample.name, []).append((sample.labels, sample.value))
         return found
