@@ -26,8 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.relay import bells, echoing
-from bench.resume import famezd, worker
+from bench.programs import bells, echoing, famezd, worker_of
 from famezd.client import ClientError, Peer
 from famezd.mailbox import slots_size
 
@@ -201,7 +200,7 @@ def measure(attack: Attack, directory: Path, rounds: int) -> None:
     processors = sorted(os.sched_getaffinity(0))
     first, second = processors[0], processors[-1]
     with famezd(directory, {"bench": fabric}) as url, Peer.join(path) as a, Peer.join(path) as b:
-        pid = worker(url, "bench")
+        pid = worker_of(url, "bench")
         os.sched_setaffinity(pid, {first})
         os.sched_setaffinity(0, {second})
         first_of_all(pid)

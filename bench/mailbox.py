@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from bench.relay import worker
+from bench.programs import worker
 from famezd.client import Mailbox, Peer
 from famezd.client.mailbox import SPIN
 from famezd.fabric.settings import Settings

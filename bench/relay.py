@@ -20,48 +20,19 @@ import select
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+from bench.programs import bells, echoing, worker
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
-from famezd.protocol import PeerId
 from famezd.stats import Page
 
 ROUND_TRIPS = 5_000
 ROUNDS = 10
 PEERS, VECTORS = 14, 16
-
-
-@contextmanager
-def worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker, started by hand, that listens when this returns."""
-    command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        if b"fabric serves" not in line:
-            raise RuntimeError(line.decode())
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            process.stderr.read()
-
-
-def echo(bell_in: int, bell_out: int) -> None:
-    """Rings back whenever it is rung, for ever."""
-    poll = select.poll()
-    poll.register(bell_in, select.POLLIN)
-    while True:
-        poll.poll()
-        os.eventfd_read(bell_in)
-        os.eventfd_write(bell_out, 1)
 
 
 def round_trips(bell_out: int, bell_in: int, n: int) -> float:
@@ -76,25 +47,6 @@ def round_trips(bell_out: int, bell_in: int, n: int) -> float:
         os.eventfd_read(bell_in)
         times.append(time.perf_counter() - began)
     return statistics.median(times)
-
-
-@contextmanager
-def echoing(bell_in: int, bell_out: int, processor: int) -> Iterator[None]:
-    """A process that echoes, on one processor."""
-    pid = os.fork()
-    if pid == 0:
-        os.sched_setaffinity(0, {processor})
-        echo(bell_in, bell_out)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def bells(peer: Peer, other: int) -> list[int]:
-    """The eventfds by which `peer` rings `other`, or itself is rung."""
-    return list(peer._protocol.peers[PeerId(other)])
 
 
 def measure_round_trips(directory: Path, rounds: int) -> None:

@@ -9,20 +9,16 @@ over: the pause is the longest that it waits for a doorbell.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
+from bench.programs import famezd, worker_of
 from famezd.cli.control import post
 from famezd.client import Doorbell, Peer
 
@@ -31,37 +27,9 @@ STEADY = 1.2
 """Seconds between two deaths: a worker that dies sooner is taken for one that cannot start, and waits."""
 
 
-@contextmanager
-def famezd(directory: Path, fabrics: Mapping[str, str]) -> Iterator[str]:
-    """A famezd with these fabrics, by name what their files say; yields its URL."""
-    (directory / "fabrics.d").mkdir()
-    (directory / "famezd.yaml").write_text("http: {listen: '127.0.0.1:0'}\nlog: {level: error}\n")
-    for name, text in fabrics.items():
-        (directory / "fabrics.d" / f"{name}.yaml").write_text(text)
-    command = [str(Path(sys.executable).with_name("famezd")), "-c", str(directory / "famezd.yaml")]
-    environ = os.environ | {"RUNTIME_DIRECTORY": str(directory / "run")}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ, text=True
-    ) as process:
-        assert process.stdout is not None
-        url = next(line.split()[1].removesuffix("/metrics") for line in process.stdout if line.startswith("metrics"))
-        try:
-            yield url
-        finally:
-            process.terminate()
-            process.stdout.read()
-
-
-def worker(url: str, fabric: str) -> int:
-    """The pid of a fabric's worker, 0 while it does not serve."""
-    with urllib.request.urlopen(f"{url}/api/v1/status") as answer:
-        found = next(f for f in json.load(answer)["fabrics"] if f["name"] == fabric)
-    return found["pid"] if found["state"] == "serving" else 0
-
-
 def gap(url: str, ringer: Peer, rung: Peer) -> float:
     """Seconds from a doorbell that is rung when the worker is dead until it is delivered."""
-    os.kill(worker(url, "full"), signal.SIGKILL)
+    os.kill(worker_of(url, "full"), signal.SIGKILL)
     began = time.perf_counter()
     ringer.ring(rung.id, 5)
     while not any(isinstance(event, Doorbell) for event in rung.wait(10)):
@@ -71,7 +39,7 @@ def gap(url: str, ringer: Peer, rung: Peer) -> float:
 
 def start(url: str, socket: Path) -> float:
     """Seconds from the death of a worker with nobody on its fabric until its successor takes a newcomer in."""
-    os.kill(worker(url, "empty"), signal.SIGKILL)
+    os.kill(worker_of(url, "empty"), signal.SIGKILL)
     began = time.perf_counter()
     # It waits in the socket, which outlives the worker.
     Peer.join(socket).leave()

@@ -31,8 +31,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bench.relay import bells, echoing
-from bench.resume import famezd
+from bench.programs import bells, echoing, famezd
 from famezd.client import Peer
 from famezd.protocol import MESSAGE_SIZE
 

@@ -1,0 +1,92 @@
+"""The programs that are measured, and what is done to them by several benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from famezd.client import Peer
+from famezd.fabric.settings import Settings
+from famezd.protocol import PeerId
+
+
+@contextmanager
+def worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker, started by hand, that listens when this returns."""
+    command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        if b"fabric serves" not in line:
+            raise RuntimeError(line.decode())
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            process.stderr.read()
+
+
+@contextmanager
+def famezd(directory: Path, fabrics: Mapping[str, str]) -> Iterator[str]:
+    """A famezd with these fabrics, by name what their files say; yields its URL."""
+    (directory / "fabrics.d").mkdir()
+    (directory / "famezd.yaml").write_text("http: {listen: '127.0.0.1:0'}\nlog: {level: error}\n")
+    for name, text in fabrics.items():
+        (directory / "fabrics.d" / f"{name}.yaml").write_text(text)
+    command = [str(Path(sys.executable).with_name("famezd")), "-c", str(directory / "famezd.yaml")]
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(directory / "run")}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = next(line.split()[1].removesuffix("/metrics") for line in process.stdout if line.startswith("metrics"))
+        try:
+            yield url
+        finally:
+            process.terminate()
+            process.stdout.read()
+
+
+def worker_of(url: str, fabric: str) -> int:
+    """The pid of a fabric's worker, 0 while it does not serve."""
+    with urllib.request.urlopen(f"{url}/api/v1/status") as answer:
+        found = next(f for f in json.load(answer)["fabrics"] if f["name"] == fabric)
+    return found["pid"] if found["state"] == "serving" else 0
+
+
+def echo(bell_in: int, bell_out: int) -> None:
+    """Rings back whenever it is rung, for ever."""
+    poll = select.poll()
+    poll.register(bell_in, select.POLLIN)
+    while True:
+        poll.poll()
+        os.eventfd_read(bell_in)
+        os.eventfd_write(bell_out, 1)
+
+
+@contextmanager
+def echoing(bell_in: int, bell_out: int, processor: int) -> Iterator[None]:
+    """A process that echoes, on one processor."""
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {processor})
+        echo(bell_in, bell_out)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def bells(peer: Peer, other: int) -> list[int]:
+    """The eventfds by which `peer` rings `other`, or itself is rung."""
+    return list(peer._protocol.peers[PeerId(other)])
