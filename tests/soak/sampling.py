@@ -22,6 +22,10 @@ WARM: Final = 3
 """Samples of each process that do not count: it has not done everything once yet."""
 ENOUGH: Final = 4
 """Samples beyond these of one process, at least, that a slope is made of."""
+CERTAIN: Final = 4.0
+"""Standard errors by which a slope has to exceed what is usual: there are many quantities, and many runs."""
+STILL: Final = 5
+"""Times, one after the other, that famezd has as many descriptors, until what was closed is taken to be gone."""
 HOUR: Final = 3600.0
 
 Sample = Mapping[str, float]
@@ -39,8 +43,8 @@ class Limit(NamedTuple):
 
 
 LIMITS: Final[Mapping[str, Limit]] = {
-    "descriptors": Limit("", 1.0, 2.0),
-    "sockets": Limit("", 1.0, 2.0),
+    "descriptors": Limit("", 1.0, 4.0),
+    "sockets": Limit("", 1.0, 4.0),
     "threads": Limit("", 1.0, 2.0),
     "resident": Limit("MiB", 1.0, 3.0),
     "proportional": Limit("MiB", 1.0, 3.0),
@@ -67,7 +71,7 @@ class Slope(NamedTuple):
     def leaks(self) -> bool:
         """Whether it grows, beyond doubt and what is usual."""
         limit = LIMITS[self.quantity.rpartition(": ")[2]]
-        return self.an_hour - 2 * self.error > limit.slope and self.an_hour * self.span >= limit.growth
+        return self.an_hour - CERTAIN * self.error > limit.slope and self.an_hour * self.span >= limit.growth
 
 
 class Samples:
@@ -140,6 +144,16 @@ def take(service: Soaked, workers: Iterable[int]) -> dict[tuple[str, int], Sampl
     return found
 
 
+def await_stillness(pid: int) -> None:
+    """Waits until a process has closed what its clients have, who are gone; of one that never rests, a while."""
+    seen: list[int] = []
+    for _ in range(100):
+        seen.append(len(os.listdir(f"/proc/{pid}/fd")))
+        if len(seen) >= STILL and len(set(seen[-STILL:])) == 1:
+            return
+        time.sleep(0.2)
+
+
 def now() -> float:
     """Seconds of the clock that samples are taken by."""
     return time.monotonic()
@@ -152,7 +166,8 @@ def table(slopes: Iterable[Slope]) -> str:
         unit = LIMITS[slope.quantity.rpartition(": ")[2]].unit
         verdict = "LEAKS" if slope.leaks else "ok"
         lines.append(
-            f"{slope.quantity:28} {slope.first:10.2f} {slope.an_hour:+12.2f} {2 * slope.error:8.2f} {slope.samples:8}"
+            f"{slope.quantity:28} {slope.first:10.2f} {slope.an_hour:+12.2f} {CERTAIN * slope.error:8.2f} "
+            f"{slope.samples:8}"
             f"  {verdict}{f' ({unit})' if unit else ''}"
         )
     return "\n".join(lines)

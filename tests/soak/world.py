@@ -17,7 +17,7 @@ from famezd.switch.messenger import TAKE_WITHIN
 from tests.qemu.machine import MachineError
 from tests.soak.model import Counters, Kind, Model, Rule
 from tests.soak.peers import Library, Member, Program, Qemu, Reader, Refused
-from tests.soak.sampling import Sample, take
+from tests.soak.sampling import Sample, await_stillness, take
 from tests.soak.service import Metrics, Soaked, Wrong, counter, given_up, remove, traces, until
 
 SCRATCH, SCRATCH_SIZE = 60 << 10, 64
@@ -404,9 +404,9 @@ class World:
 
     def rest(self) -> None:
         """Waits until famezd has let go of whoever asked it something."""
-        service = self.service
         for fabric in self.fabrics:
-            service.settle(fabric)
+            self.service.settle(fabric)
+        await_stillness(self.service.pid)
 
     def sample(self) -> dict[tuple[str, int], Sample]:
         """What the processes and files amount to in the midst of it; of who dies meanwhile, nothing."""
