@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import signal
@@ -46,7 +47,7 @@ def soak(directory: Path, seed: int, hours: float) -> int:
         print("interrupted", file=sys.stderr)
         status = 130
     except Exception as e:  # noqa: BLE001 (whatever it is, it is told, with how it came about)
-        tell(e, seed, [] if run is None else list(run.last), directory)
+        tell(e, seed, [] if run is None else list(run.last), world)
         status = 1
     else:
         status = 0
@@ -62,9 +63,13 @@ def soak(directory: Path, seed: int, hours: float) -> int:
     return status
 
 
-def tell(e: Exception, seed: int, last: list[str], directory: Path) -> None:
+def tell(e: Exception, seed: int, last: list[str], world: World) -> None:
     """Says what is wrong, after which actions, and where more is to be found."""
-    (directory / "failure").write_text("".join(traceback.format_exception(e)))
+    directory = world.directory
+    with (directory / "failure").open("w") as failure, contextlib.suppress(Exception):
+        failure.write("".join(traceback.format_exception(e)))
+        # Which may fail, as things are.
+        failure.write(world.told())
     told = "\n".join(last)
     print(
         f"\nFAILED, seed {seed}; the last actions:\n{told}\n\n{type(e).__name__}: {e}\n\n"

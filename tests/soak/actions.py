@@ -6,7 +6,6 @@ something took, or by what was observed: so the same seed makes the same sequenc
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import socket
@@ -208,7 +207,7 @@ class Actions:
         rung = self._burst(fabric)
         fabric.model.disturb()
         fabric.model.deaths += 1
-        os.kill(pid, signal.SIGKILL)
+        self.service.signal(pid, signal.SIGKILL)
         until(lambda: self.service.pids()[fabric.name] != pid, f"famezd notices that worker {pid} died")
         rung += self._burst(fabric)
         return f"the worker of {fabric.name} is killed, with {rung} doorbells on their way"
@@ -219,11 +218,11 @@ class Actions:
         pid = self.service.await_served(fabric.name)[fabric.name]
         fabric.settle()
         fabric.model.disturb()
-        os.kill(pid, signal.SIGSTOP)
+        self.service.signal(pid, signal.SIGSTOP)
         try:
             rung = self._burst(fabric)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            self.service.signal(pid, signal.SIGCONT)
         return f"the worker of {fabric.name} stands still for a moment, with {rung} doorbells on their way"
 
     def hang_worker(self) -> str:
@@ -234,7 +233,7 @@ class Actions:
         fabric.model.disturb()
         fabric.model.deaths += 1
         fabric.hung += 1
-        os.kill(pid, signal.SIGSTOP)
+        self.service.signal(pid, signal.SIGSTOP)
         rung = self._burst(fabric)
         until(lambda: self.service.pids()[fabric.name] not in (0, pid), f"famezd replaces worker {pid}, which hangs")
         return f"the worker of {fabric.name} hangs, with {rung} doorbells on their way, and is replaced"

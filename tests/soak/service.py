@@ -51,15 +51,18 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def parent(pid: int) -> int:
+    """The parent of a process, 0 if there is no such process."""
+    try:
+        # The name, in parentheses, may have any character in it.
+        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def children(pid: int) -> list[int]:
     """A process's children, zombies included."""
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            # The name, in parentheses, may have any character in it.
-            if int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(entry))
-    return found
+    return [child for child in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(child) == pid]
 
 
 def end_descendants() -> None:
@@ -210,7 +213,7 @@ class Soaked(Kept):
             with self.page(name) as page:
                 turns = page.totals()["turns"]
                 # The signal by which the relay watches itself: it makes the loop turn, and does nothing else.
-                os.kill(pid, signal.SIGALRM)
+                self.signal(pid, signal.SIGALRM)
                 until(lambda: page.totals()["turns"] > turns, f"fabric {name}'s worker turns once more")  # noqa: B023
 
     # Its life
@@ -243,11 +246,25 @@ class Soaked(Kept):
 
         until(over, f"worker {orphan} ends when its famezd is dead")
 
+    def signal(self, worker: int, number: int) -> None:
+        """Sends one of its workers a signal, and never somebody else who has got that one's pid."""
+        try:
+            pidfd = os.pidfd_open(worker)
+        except ProcessLookupError as e:
+            raise Wrong(f"worker {worker} is dead, which nobody killed") from e
+        try:
+            if parent(worker) != self.pid:
+                raise Wrong(f"worker {worker} is dead, which nobody killed")
+            signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
     def alive(self) -> bool:
         """Whether it runs."""
-        with contextlib.suppress(ChildProcessError):
-            return bool(self.pid) and os.waitpid(self.pid, os.WNOHANG)[0] == 0
-        return False
+        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
+            # From now on the number may be anybody's.
+            self.pid = 0
+        return bool(self.pid)
 
     def end(self) -> int:
         """Stops it for good; returns its exit status. Raises Wrong if it does not end, or leaves anything behind."""

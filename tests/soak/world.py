@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from famezd.cli.control import get
 from famezd.fabric.settings import Settings
 from famezd.mailbox import Slots
 from famezd.switch.messenger import TAKE_WITHIN
@@ -413,6 +414,15 @@ class World:
         with suppress(OSError):
             return take(self.service, [pid for pid in self.service.pids().values() if pid])
         return {}
+
+    def told(self) -> str:
+        """Who is there, as famezd and as the models tell it; for people."""
+        lines = []
+        for name, fabric in self.fabrics.items():
+            peers = get(self.service.runtime / "control.sock", f"/api/v1/fabrics/{name}/peers")["peers"]
+            members = [f"{member} ({'ended' if member.ended() else 'there'})" for member in fabric.members.values()]
+            lines.append(f"{name}: {[peer['id'] for peer in peers]}; {', '.join(members)}")
+        return "\n".join(lines)
 
     def close(self) -> None:
         """Ends every process, and removes all files."""
