@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -10,12 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from tests.fabric.conftest import descriptors  # noqa: F401 (a fixture)
 from tests.qemu.machine import MachineError
+from tests.soak.actions import KINDS_OF_ACTIONS, rounds
 from tests.soak.model import Kind
 from tests.soak.peers import Qemu, Reader
 from tests.soak.service import Wrong, children
@@ -167,3 +170,9 @@ def test_what_famezd_leaves_behind_is_caught(world: World) -> None:
         fabric.part(member)
     with pytest.raises(Wrong, match=r"famezd has stopped and left behind: .*/run/left"):
         world.service.end()
+
+
+def test_the_same_seed_makes_the_same_sequence_of_actions() -> None:
+    one, same, other = (list(islice(rounds(random.Random(seed)), 4)) for seed in (5, 5, 6))
+    assert one == same != other
+    assert set(one[0]) == KINDS_OF_ACTIONS.keys() - {"hang a worker"}
