@@ -4,12 +4,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format reference screenshots page-library bench deb rpm clean
+.PHONY: help run test lint soak format reference screenshots page-library bench deb rpm clean
 
 help:
 	@echo "make run     run famezd here, unprivileged, with the example fabrics; Ctrl-C stops it"
 	@echo "make test    run all tests, real QEMU included (installs Debian packages that they need); those with a real"
 	@echo "             systemd boot Debian 13, or with FAMEZD_RELEASES='bookworm trixie' Debian 12 as well"
+	@echo "make soak HOURS=1 SEED=42  everything at once for so long, against a model: docs/soak.md"
 	@echo "make lint    ruff, mypy --strict, shellcheck"
 	@echo "make format  format the code"
 	@echo "make reference  write anew what is generated: man pages, completions, schemas, dashboards, docs/configuration.md"
@@ -29,6 +30,10 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m tests.ahead
 	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder
+
+HOURS := 1
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --hours $(HOURS) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import select
@@ -22,6 +23,8 @@ QUIET = 0.05
 
 The protocol does not say how many vectors there are; who is not alone has as many as the others.
 """
+_ROOM = socket.CMSG_LEN(array.array("i").itemsize)
+"""For one descriptor: no message of the protocol has more."""
 
 
 class ClientError(FamezError):
@@ -212,9 +215,7 @@ class Peer:
         events: list[Event] = []
         while True:
             try:
-                data, descriptors, flags, _ = socket.recv_fds(
-                    self._connection, MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                data, descriptors, flags = received(self._connection)
             except BlockingIOError:
                 return events
             except OSError as e:
@@ -277,6 +278,19 @@ class Peer:
         except BlockingIOError:
             return 0
         return int.from_bytes(self._count, "little")
+
+
+def received(connection: socket.socket) -> tuple[bytes, list[int], int]:
+    """What one read of a message's size returns: bytes, descriptors that no child inherits, and recvmsg(2)'s flags.
+
+    socket.recv_fds would do, if it did not ignore the flags that it is given (as of Python 3.13).
+    """
+    data, ancillary, flags, _ = connection.recvmsg(MESSAGE_SIZE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, carried in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(carried[: len(carried) // descriptors.itemsize * descriptors.itemsize])
+    return data, list(descriptors), flags
 
 
 def _connected(path: str, timeout: float) -> socket.socket:

@@ -26,6 +26,14 @@ def times(vectors: int, *peers: int) -> list[tuple[int, bool]]:
     return [(peer, True) for peer in peers for _ in range(vectors)]
 
 
+def test_no_child_of_a_program_inherits_what_it_was_given(start: Start, kind: Kind) -> None:
+    worker = start(**kind._asdict(), peers=3, vectors=2)
+    with worker.peer() as peer, worker.peer():
+        given = [peer.memory, *(bell for other in (peer.id, *peer.peers) for bell in peer.bells(other))]
+        assert len(given) > 2
+        assert not any(map(os.get_inheritable, given))
+
+
 def test_set_up_in_the_protocols_order(start: Start, kind: Kind) -> None:
     worker = start(**kind._asdict(), peers=4, vectors=3)
     first = worker.connect()

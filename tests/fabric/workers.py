@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 
 from famezd import ark
 from famezd.client import Peer
+from famezd.client.peer import received
 from famezd.fabric import doors
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import LOCK, MAILBOX, STATE, STATS, SUPERVISOR
@@ -348,7 +349,7 @@ class Raw:
     def read(self) -> Message | None:
         """The next message, not looked into; None at the end of the stream."""
         try:
-            word, descriptors, flags, _ = socket.recv_fds(self.connection, MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC)
+            word, descriptors, flags = received(self.connection)
         except ConnectionResetError:
             return None
         assert not flags & socket.MSG_CTRUNC, "a descriptor was lost: this process's limit of open files is too low"

@@ -33,32 +33,39 @@ class Kept(Famezd):
 
     def start(self) -> None:
         """Starts it, with what its predecessor left, and returns when it is ready."""
+        self._begin()
+        assert self._ready.wait(PATIENCE), self.log.read_text()
+
+    def _begin(self) -> None:
         self._ready.clear()
         # What it said with its last breath is in the socket still.
         self._drain()
-        command = [str(BIN / "famezd"), "-c", str(self.config)]
+        command = [*map(str, self.under), str(BIN / "famezd"), "-c", str(self.config)]
         environ = {"RUNTIME_DIRECTORY": str(self.runtime), "NOTIFY_SOCKET": self._notifications.path}
         with self.log.open("ab") as log:
             descriptors = {"http": [self._http.fileno()], **self._store}
             self.pid = spawn(command, descriptors, log.fileno(), environ)
-        assert self._ready.wait(PATIENCE), self.log.read_text()
 
-    def kill(self) -> None:
+    def kill(self, number: int = signal.SIGKILL) -> None:
         """Kills it."""
-        os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, number)
         os.waitpid(self.pid, 0)
 
     def stop(self) -> int:
         """Stops it for good; returns its exit status."""
         os.kill(self.pid, signal.SIGTERM)
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.let_go()
+        return status
+
+    def let_go(self) -> None:
+        """Its manager ends."""
         self._over.set()
         self._manager.join()
         self._notifications.close()
         self._http.close()
         for name in list(self._store):
             self._forget(name)
-        return status
 
     @property
     def url(self) -> str:
