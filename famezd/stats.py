@@ -10,7 +10,7 @@ Layout, in words:
 
     header       version, places, rows, vectors
     in flight    the doorbell that is being relayed (see `InFlight`)
-    totals       TOTALS_WORDS, one for each of TOTALS, and the last ones for GAUGES
+    totals       TOTALS_WORDS, one for each of TOTALS, and the last ones for GAUGES and the sign of life
     places       PLACE_WORDS for each place (see `Occupant`)
     doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
     former       places x vectors: of those, what was rung by peers whose rows others have taken over
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 from zlib import crc32
@@ -79,6 +80,9 @@ UNSENT, QUEUED = GAUGES = ("unsent", "queued")
 
 How many announcements wait to be sent to peers, and how many messages of the switch's for their turn.
 """
+
+_LIVED_AT = TOTALS_AT + TOTALS_WORDS - 1 - len(GAUGES)
+"""Index of the word that says when the worker was last seen to live, in nanoseconds of the monotonic clock."""
 
 PLACE_WORDS = 5
 RULE_WORDS = 3
@@ -242,6 +246,15 @@ class Page:
     def gauge_at(gauge: str) -> int:
         """The index of a gauge's word."""
         return TOTALS_AT + TOTALS_WORDS - 1 - GAUGES.index(gauge)
+
+    def live(self) -> None:
+        """The worker's loop turns: a sign of life for who reads the page."""
+        self.words[_LIVED_AT] = time.monotonic_ns()
+
+    @property
+    def lived_at(self) -> float:
+        """When the worker gave its last sign of life, in seconds of the monotonic clock; 0 for never."""
+        return self.words[_LIVED_AT] / 1e9
 
     def batch(self, bells: int) -> None:
         """Counts a turn of the loop that relayed so many bells, more than one.

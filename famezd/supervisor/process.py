@@ -7,12 +7,12 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from famezd.errors import FamezError
+from famezd.fabric.handed import SUPERVISOR
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import SUPERVISOR
+from famezd.interpreter import command, environment
 from famezd.supervisor.lines import LinePipe
 from famezd.supervisor.spawn import spawn
 
@@ -58,10 +58,10 @@ class Process:
         self._channel.setblocking(False)
         for order in orders:
             self._channel.send(order.encode())
-        command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
+        started = [*command("famezd.fabric"), *settings.arguments()]
         try:
             with theirs:
-                pid = self._spawn(command, {SUPERVISOR: [theirs.fileno()], **kept}, environ)
+                pid = self._spawn(started, {SUPERVISOR: [theirs.fileno()], **kept}, {**environment(), **environ})
         except OSError:
             self._channel.close()
             raise

@@ -20,8 +20,8 @@ from typing import Self, TypeVar
 from famezd import ark
 from famezd.client import Peer
 from famezd.fabric import doors
+from famezd.fabric.handed import LOCK, MAILBOX, STATE, STATS, SUPERVISOR
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import LOCK, MAILBOX, STATE, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
 from famezd.protocol import (
     MESSAGE_SIZE,
