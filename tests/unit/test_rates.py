@@ -10,10 +10,10 @@ import pytest
 
 from famezd.config import FabricSettings
 from famezd.stats import Occupant, Page, Shape
-from famezd.supervisor import tally
-from famezd.supervisor.rates import LEAST, WINDOW, History
-from famezd.supervisor.tally import Tally
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.status import tally
+from famezd.supervisor.status.rates import LEAST, WINDOW, History
+from famezd.supervisor.status.tally import Tally
+from famezd.supervisor.status.view import FabricView
 from famezd.supervisor.worker import State
 
 SHAPE = Shape(3, 3, 2)

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 
 from famezd.config import Fabric
 from famezd.stats import Page
-from famezd.supervisor.tally import Tally
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.status.tally import Tally
+from famezd.supervisor.status.view import FabricView
 
 WINDOW = 10.0
 """Seconds that a rate is of, give or take what is between two notes; less where there has not been as much time."""
