@@ -22,8 +22,12 @@ def command(module: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Where it finds all that a worker imports; Python's own modules come first, as ever."""
+    """Where it finds all that a worker imports; Python's own modules come first.
+
+    Where else we were told to look for modules, it does, too: a personality may be there.
+    """
     standard = Path(os.__file__).parent
     others = (Path(module.__file__ or "").parents[1] for module in (famezd, sdnotify))
-    needed = dict.fromkeys(map(str, (standard, standard / "lib-dynload", *others)))
-    return {"PYTHONPATH": os.pathsep.join(needed)}
+    needed = map(str, (standard, standard / "lib-dynload", *others))
+    told = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*needed, *told]))}
