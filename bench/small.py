@@ -10,38 +10,36 @@ from __future__ import annotations
 import os
 import re
 import resource
-import select
 import socket
+import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from bench import report
+from bench.installed import WATCHDOG, Kind, Service, kinds, service
 from bench.memory import Memory, look
 from bench.report import Grid, Part, Section
 from famezd.client import Peer
-from famezd.notify import NotifySocket
+from famezd.protocol import MESSAGE_SIZE
 from famezd.stats import WORD, Page, Shape
 from famezd.supervisor.status.tally import Tally
 
-ROOT = Path(__file__).parents[1]
 PEERS, VECTORS = 14, 16
 MIB = 1 << 20
 WORKER_IDLE, WORKER_FULL, SUPERVISOR = 10, 14, 45
 """The most that shall be in memory, in MiB."""
 WAKE_UPS = 1.0
 """The most in a second, of each process."""
+CROWD = 500
+"""Peers of a fabric at which somebody looks."""
 WATCHED = 60.0
 """Seconds for which a service is watched that has nothing to do."""
-WATCHDOG = 10
-"""Seconds, as famezd.service has it."""
 _RELAYED = f"{{peers: {PEERS}, vectors: {VECTORS}, mailbox: {{backing: memfd}}}}\n"
 _DIRECT = "{doorbells: direct, ports: fresh, vectors: 4, mailbox: {backing: memfd}}\n"
 _WAIT = "\nimport os; os.write(1, b'r'); os.read(0, 1)"
@@ -53,8 +51,8 @@ What processes of a service have in memory, when it has served a scrape and has 
 kernel says (smaps_rollup): pages that several processes have are divided among them. It is less where other programs
 use Python, too, as here; *PSS alone* counts the pages again, as if there were only famezd on the machine, with every
 library to itself. *Its own* is what no process can share. The limits are of a process of the same Python that has
-imported the same modules and does nothing, and of one that has imported none (`python3 -c pass`): its own pages as
-well.
+imported the same modules and does nothing, and of one that has imported none (`python3 -c pass`; of a worker, which
+is started so, `python3 -S -c pass`): its own pages as well.
 """
 _MEMORY_TOLD = """
 A worker's own memory is Python (a third), Python's modules that it uses (`socket`, `typing`, `re` and `enum` are the
@@ -80,19 +78,6 @@ nothing has changed or all have, and for how long it does nothing else meanwhile
 """
 
 
-class Kind(NamedTuple):
-    """A way to install famezd."""
-
-    name: str
-    folder: Path
-    """Of its commands."""
-
-    @property
-    def python(self) -> str:
-        """Its Python."""
-        return str(self.folder / "python3")
-
-
 class Use(NamedTuple):
     """What a process has done so far."""
 
@@ -102,92 +87,12 @@ class Use(NamedTuple):
     """Of processor time, its own and the kernel's for it."""
 
 
-class Service:
-    """A famezd that runs, with this process in the place of systemd."""
-
-    def __init__(self, kind: Kind, folder: Path, fabrics: Mapping[str, str], notify: NotifySocket) -> None:
-        (folder / "fabrics.d").mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            # Under systemd famezd does not print which it chose.
-            self._port = listener.getsockname()[1]
-        (folder / "famezd.yaml").write_text(f"http: {{listen: '127.0.0.1:{self._port}'}}\nlog: {{level: warning}}\n")
-        for name, text in fabrics.items():
-            (folder / "fabrics.d" / f"{name}.yaml").write_text(text)
-        self.run = folder / "run"
-        self._notify = notify
-        environ = os.environ | {"RUNTIME_DIRECTORY": str(self.run), "NOTIFY_SOCKET": notify.path}
-        environ |= {"WATCHDOG_USEC": str(WATCHDOG * 1_000_000)}
-        # An installed famezd is compiled; here it compiles itself.
-        environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        command = [str(kind.folder / "famezd"), "-c", str(folder / "famezd.yaml")]
-        self._process = subprocess.Popen(command, env=environ)
-        while "READY" not in self._hear(60):
-            pass
-
-    def _hear(self, within: float) -> Mapping[str, str]:
-        """What it tells systemd next, nothing if it says nothing for so many seconds."""
-        if not select.select([self._notify], [], [], within)[0]:
-            return {}
-        told = self._notify.receive()
-        told.close()
-        return told.assignments
-
-    @property
-    def pids(self) -> list[int]:
-        """The supervisor's, and then the workers', in the order of their fabrics' names."""
-        pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [pid, *sorted(map(int, children), key=lambda child: Path(f"/proc/{child}/cmdline").read_bytes())]
-
-    def listen(self, seconds: float) -> int:
-        """Lets time pass; how many signs of life systemd was given."""
-        signs, over = 0, time.monotonic() + seconds
-        while (left := over - time.monotonic()) > 0:
-            signs += "WATCHDOG" in self._hear(left)
-        return signs
-
-    def ask(self, path: str) -> None:
-        """Asks by HTTP, and reads the answer."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}") as answer:
-            answer.read()
-
-    def stop(self) -> None:
-        """Ends it."""
-        self._process.terminate()
-        self._process.wait()
-
-
-@contextmanager
-def service(kind: Kind, fabrics: Mapping[str, str]) -> Iterator[Service]:
-    """A famezd with these fabrics, by name what their files say, that is ready."""
-    with tempfile.TemporaryDirectory() as folder:
-        notify = NotifySocket(f"{folder}/systemd")
-        running = Service(kind, Path(folder), fabrics, notify)
-        try:
-            yield running
-        finally:
-            running.stop()
-            notify.close()
-
-
-def kinds(folder: Path) -> list[Kind]:
-    """Installs famezd below `folder` as a package does; returns that, and what `make run` uses."""
-    base = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    subprocess.run([sys.executable, "-m", "build", "-q", "--wheel", "--outdir", folder, ROOT], check=True)
-    # A copy: that of another user of it would be shared with us, and famezd might be all that uses Python.
-    subprocess.run([base, "-m", "venv", "--copies", folder / "venv"], check=True)
-    bin_folder, wheel = folder / "venv/bin", next(folder.glob("*.whl"))
-    subprocess.run([bin_folder / "pip", "install", "-qq", "--disable-pip-version-check", wheel], check=True)
-    version = subprocess.run([bin_folder / "python3", "-V"], capture_output=True, text=True, check=True).stdout.split()
-    return [
-        Kind(f"installed, {'Debian' if base.startswith('/usr/bin') else ''} Python {version[1]}", bin_folder),
-        Kind(f"`make run`, Python {sys.version.split()[0]}", Path(sys.executable).parent),
-    ]
-
-
-def bare(kind: Kind, imports: str, options: Sequence[str] = ()) -> Memory:
+def bare(kind: Kind, imports: str, *options: str) -> Memory:
     """What Python has in memory that has imported this, and nothing else to do."""
+    told = [kind.python, "-c", "from famezd.interpreter import environment as e; print(e()['PYTHONPATH'])"]
+    path = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environ |= {"PYTHONPATH": path} if "-S" in options else {}
     command = [kind.python, *options, "-c", (imports or "pass") + _WAIT]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, cwd="/") as process:
         assert process.stdin is not None
@@ -200,9 +105,8 @@ def bare(kind: Kind, imports: str, options: Sequence[str] = ()) -> Memory:
 
 def measure_memory(kind: Kind) -> list[list[str]]:
     """Rows of memory: of the supervisor, an idle worker, and one with peers, each beside what Python itself takes."""
-    nothing = bare(kind, "")
-    worker = bare(kind, "import famezd.fabric.worker, famezd.switch.genz")
-    supervisor = bare(kind, "import famezd.cli.famezd")
+    python, supervisor = bare(kind, ""), bare(kind, "import famezd.cli.famezd")
+    small_python, worker = bare(kind, "", "-S"), bare(kind, "import famezd.fabric.worker, famezd.switch.plain", "-S")
     with service(kind, {"lab": _RELAYED, "plain": _DIRECT}) as famezd, ExitStack() as stack:
         famezd.ask("/metrics")
         famezd.ask("/api/v1/status")
@@ -212,9 +116,9 @@ def measure_memory(kind: Kind) -> list[list[str]]:
         famezd.listen(5)
         found = look(famezd.pids)
     return [
-        _row(f"supervisor, two fabrics, {kind.name}", found[supervisor_pid], supervisor, nothing, SUPERVISOR),
-        _row(f"worker, nobody there, {kind.name}", found[idle_pid], worker, nothing, WORKER_IDLE),
-        _row(f"worker, {PEERS} relayed peers, {kind.name}", found[full_pid], worker, nothing, WORKER_FULL),
+        _row(f"supervisor, two fabrics, {kind.name}", found[supervisor_pid], supervisor, python, SUPERVISOR),
+        _row(f"worker, nobody there, {kind.name}", found[idle_pid], worker, small_python, WORKER_IDLE),
+        _row(f"worker, {PEERS} relayed peers, {kind.name}", found[full_pid], worker, small_python, WORKER_FULL),
     ]
 
 
@@ -302,6 +206,38 @@ def _longest(tally: Tally, page: Page, n: int) -> tuple[float, float]:
     return times[-1] - times[0], max(after - before for before, after in pairwise(times))
 
 
+@contextmanager
+def seat(path: Path, messages: int) -> Iterator[None]:
+    """Somebody on a fabric who has read so many messages, its set-up, and kept nothing of it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        for _ in range(messages):
+            for descriptor in socket.recv_fds(connection, MESSAGE_SIZE, 1)[1]:
+                os.close(descriptor)
+        yield
+
+
+def measure_crowd(kind: Kind) -> list[list[str]]:
+    """Rows of how soon famezd answers that has a fabric of CROWD peers, and may be asked for the page of it."""
+    fabric = {"big": f"{{peers: {CROWD}, vectors: 1, doorbells: direct, mailbox: {{backing: memfd}}}}\n"}
+    with service(kind, fabric) as famezd, ExitStack() as stack:
+        for _ in range(CROWD):
+            # Version, id and memory, and a bell to each port.
+            stack.enter_context(seat(famezd.run / "big.sock", 3 + CROWD))
+        rows = [_answers("nobody looks", famezd)]
+        with famezd.watched("big"):
+            rows.append(_answers("the page is open", famezd))
+        scrapes = [famezd.ask("/metrics") for _ in range(10)]
+    return [*rows, ["/metrics", f"{statistics.median(scrapes) * 1e3:.1f}", f"{max(scrapes) * 1e3:.1f}"]]
+
+
+def _answers(what: str, famezd: Service) -> list[str]:
+    over, times = time.monotonic() + 10, []
+    while time.monotonic() < over:
+        times.append(famezd.ask("/healthz"))
+    return [f"/healthz, {what}", f"{statistics.median(times) * 1e3:.1f}", f"{max(times) * 1e3:.1f}"]
+
+
 def section(_rounds: int) -> Section:
     """Measures, and tells; there are no pairs, as what is counted does not depend on what else the machine does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -312,14 +248,18 @@ def section(_rounds: int) -> Section:
         few, many = {"lab": _RELAYED, "plain": _DIRECT}, {f"f{n}": _RELAYED for n in range(20)}
         rest = [row for fabrics, peers in ((few, PEERS), (many, 0)) for row in measure_rest(installed, fabrics, peers)]
         rest += measure_rest(developed, few, PEERS)
+        crowd = measure_crowd(developed)
     parts: list[Part] = [
         _MEMORY,
         Grid("Memory", _MEMORY_HEAD, memory),
         _MEMORY_TOLD,
         Grid("At rest", _REST_HEAD, rest),
         _REST_TOLD,
+        Grid("Stats pages", _PAGES_HEAD, measure_pages()),
+        _PAGES_TOLD,
+        Grid(f"Answers beside a fabric of {CROWD} peers, ms", ("", "median", "longest"), crowd),
     ]
-    return Section("Small", [*parts, Grid("Stats pages", _PAGES_HEAD, measure_pages()), _PAGES_TOLD])
+    return Section("Memory and rest", parts)
 
 
 def main() -> None:
