@@ -89,7 +89,7 @@ class Use(NamedTuple):
 
 def bare(kind: Kind, imports: str, *options: str) -> Memory:
     """What Python has in memory that has imported this, and nothing else to do."""
-    told = [kind.python, "-c", "from famezd.interpreter import environment as e; print(e()['PYTHONPATH'])"]
+    told = [kind.python, "-c", "from famezd.interpreter import launch; print(launch('')[1]['PYTHONPATH'])"]
     path = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environ |= {"PYTHONPATH": path} if "-S" in options else {}

@@ -15,19 +15,19 @@ import sdnotify
 import famezd
 
 
-def command(module: str) -> list[str]:
-    """The command that runs a module of ours, with `environment` in its environment."""
-    # A personality that is somebody else's does all the same what site does, see `famezd.fabric.worker`.
-    return [sys.executable, "-S", "-P", "-m", module]
+def launch(module: str) -> tuple[list[str], dict[str, str]]:
+    """The command that runs a module of ours, and what it has to find in its environment.
 
-
-def environment() -> dict[str, str]:
-    """Where it finds all that a worker imports; Python's own modules come first.
-
-    Where else we were told to look for modules, it does, too: a personality may be there.
+    Python's own modules come first, then where ours are and what a worker imports besides, then where else this process
+    was told to look for modules: a personality may be there. One that is not has done what `site` does after all, see
+    `famezd.fabric.worker.load_personality`.
     """
     standard = Path(os.__file__).parent
-    others = (Path(module.__file__ or "").parents[1] for module in (famezd, sdnotify))
-    needed = map(str, (standard, standard / "lib-dynload", *others))
+    others = (Path(imported.__file__ or "").parents[1] for imported in (famezd, sdnotify))
+    needed = list(map(str, (standard, standard / "lib-dynload", *others)))
+    if any(os.pathsep in path for path in needed):
+        # There is no way to say that.
+        return [sys.executable, "-P", "-m", module], {}
     told = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*needed, *told]))}
+    path = os.pathsep.join(dict.fromkeys([*needed, *told]))
+    return [sys.executable, "-S", "-P", "-m", module], {"PYTHONPATH": path}

@@ -312,18 +312,18 @@ class Service:
 
         systemd's watchdog is fed from here, and so only while this loop turns.
         """
-        loop = asyncio.get_running_loop()
-        note_at = 0.0
+        loop, noting, note_at = asyncio.get_running_loop(), None, 0.0
         while True:
             if self.manager.watchdog:
                 self.manager.tell("WATCHDOG=1")
-            pause = min(BEAT_WATCHED if self._stream.is_heard else BEAT, self.manager.watchdog / 3 or BEAT)
             for worker in self.workers.values():
                 worker.watch(loop.time() + 1.5 * BEAT)
-            if loop.time() >= note_at:
+            if loop.time() >= note_at and (noting is None or noting.done()):
                 note_at = loop.time() + BEAT_WATCHED / 2
-                await self._note()
-            await asyncio.sleep(pause)
+                # Whatever becomes of it, the signs of life go on.
+                noting = asyncio.ensure_future(self._note())
+                noting.add_done_callback(self._ended)
+            await asyncio.sleep(min(BEAT_WATCHED if self._stream.is_heard else BEAT, self.manager.watchdog / 3 or BEAT))
 
     async def _note(self) -> None:
         await self._history.note(self.workers.values())

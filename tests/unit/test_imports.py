@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from famezd.interpreter import command, environment
+from famezd.interpreter import launch
 
 PYTHONS = {
     "array", "collections", "contextlib", "copyreg", "encodings", "enum", "errno", "fcntl", "functools",
@@ -31,7 +31,7 @@ def imported(code: str, *options: str) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | environment(),
+        env=os.environ | launch("")[1],
         cwd="/",
     )
     return {name for name in done.stdout.split() if not name.startswith("_")}
@@ -60,12 +60,13 @@ def test_a_worker_finds_its_modules_where_we_do_and_not_where_it_is_started(
     (tmp_path / "famezd").mkdir()
     (tmp_path / "socket.py").write_text("raise SystemExit(99)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command, needed = launch("famezd.fabric")
     done = subprocess.run(
-        [*command("famezd.fabric"), "lab", "vectors=many"],
+        [*command, "lab", "vectors=many"],
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        env=os.environ | environment(),
+        env=os.environ | needed,
         cwd=tmp_path,
     )
     assert done.returncode == 78, done.stderr
@@ -73,5 +74,12 @@ def test_a_worker_finds_its_modules_where_we_do_and_not_where_it_is_started(
 
 
 def test_pythons_own_modules_come_before_what_is_installed() -> None:
-    first = environment()["PYTHONPATH"].split(os.pathsep)[0]
+    first = launch("famezd.fabric")[1]["PYTHONPATH"].split(os.pathsep)[0]
     assert Path(first, "socket.py").exists()
+
+
+def test_a_folder_that_no_path_can_name_is_found_by_python_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("famezd.__file__", "/opt/a:b/famezd/__init__.py")
+    command, needed = launch("famezd.fabric")
+    assert "-S" not in command
+    assert needed == {}
