@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from famezd.notify import NotifySocket
+from tests.built import ROOT, run
 
-ROOT = Path(__file__).parents[1]
 WATCHDOG = 10
 """Seconds, as famezd.service has it."""
 
@@ -120,13 +120,13 @@ def service(kind: Kind, fabrics: Mapping[str, str]) -> Iterator[Service]:
 def kinds(folder: Path) -> list[Kind]:
     """Installs famezd below `folder` as a package does; returns that, and what `make run` uses."""
     base = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    subprocess.run([sys.executable, "-m", "build", "-q", "--wheel", "--outdir", folder, ROOT], check=True)
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT))
     # A copy: that of another user of it would be shared with us, and famezd might be all that uses Python.
-    subprocess.run([base, "-m", "venv", "--copies", folder / "venv"], check=True)
+    run(base, "-m", "venv", "--copies", str(folder / "venv"))
     bin_folder, wheel = folder / "venv/bin", next(folder.glob("*.whl"))
-    subprocess.run([bin_folder / "pip", "install", "-qq", "--disable-pip-version-check", wheel], check=True)
-    version = subprocess.run([bin_folder / "python3", "-V"], capture_output=True, text=True, check=True).stdout.split()
+    run(str(bin_folder / "pip"), "install", "--disable-pip-version-check", str(wheel))
+    version = run(str(bin_folder / "python3"), "-V").split()[1]
     return [
-        Kind(f"installed, {'Debian' if base.startswith('/usr/bin') else ''} Python {version[1]}", bin_folder),
+        Kind(f"installed, Python {version}", bin_folder),
         Kind(f"`make run`, Python {sys.version.split()[0]}", Path(sys.executable).parent),
     ]

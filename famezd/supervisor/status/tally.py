@@ -38,7 +38,7 @@ class Tally:
                 self._marks.append(mark)
                 self._sums.append(sum(counters))
             elif mark != self._marks[part]:
-                # One in four thousand million changes has the same checksum, and is found at the next look.
+                # Of four thousand million changes one has the same checksum: it is seen with the next one.
                 self._marks[part], self._sums[part] = mark, sum(counters)
         before, self.total = self.total, sum(self._sums)
         if not is_first:
