@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -55,12 +56,21 @@ imported the same modules and does nothing, and of one that has imported none (`
 is started so, `python3 -S -c pass`): its own pages as well.
 """
 _MEMORY_TOLD = """
-A worker's own memory is Python (a third), Python's modules that it uses (`socket`, `typing`, `re` and `enum` are the
-large ones, another third), our code, and the objects of one fabric. It is started without `site`, whose work the
-supervisor has done already. The supervisor's is its libraries: aiohttp 11 MiB with what it imports in turn, asyncio
-6, pydantic 5, prometheus_client, structlog and PyYAML about 1 each, famezd's own code 3. No configuration, fabric or
-scrape adds as much as one MiB to that; what it would take to be smaller is another HTTP library.
+Where it comes from: what each import adds to the imports before it. A worker is started without `site`, whose work
+the supervisor has done already. What a fabric, its peers, scrapes and a reload add is the difference between *its
+own* and *imported* above. To be much smaller the supervisor would need another HTTP library, and another one for its
+configuration; a worker would have to do without `socket`, `typing`, `re` and `enum`.
 """
+_WORKER_IMPORTS = ("socket", "typing", "famezd.fabric.worker")
+_SUPERVISOR_IMPORTS = (
+    "asyncio",
+    "pydantic.main",
+    "aiohttp.web",
+    "structlog",
+    "yaml",
+    "prometheus_client",
+    "famezd.cli.famezd",
+)
 _REST_HEAD = ("a minute at rest", "wake-ups a second", "processor time, ms", "target")
 _REST_TOLD = """
 Wake-ups are voluntary context switches of all threads (/proc/PID/status), with systemd's watchdog of ten seconds in
@@ -72,9 +82,10 @@ _PAGES_HEAD = ("peers of 16 vectors", "MiB", "of it counters", "same, ms", "at o
 _PAGES_TOLD = """
 A stats page is allocated as a whole when its fabric begins (posix_fallocate): memory that was missing later could be
 told by a signal only. So a fabric takes this much for the peers that it may have, once for worker and supervisor
-together. Of a relayed one most are counters, one for each pair and vector; of a direct one, what each peer has been
-told of each other one. The last columns are the supervisor's look at all counters, every three seconds, of which
-nothing has changed or all have, and for how long it does nothing else meanwhile.
+together; what nobody has touched of it is no part of a process's memory. Of a relayed one most are counters, one for
+each pair and vector; of a direct one, what each peer has been told of each other one. The last columns are the
+supervisor's look at all counters, every three seconds, of which nothing has changed or all have, and for how long it
+does nothing else meanwhile.
 """
 
 
@@ -120,6 +131,19 @@ def measure_memory(kind: Kind) -> list[list[str]]:
         _row(f"worker, nobody there, {kind.name}", found[idle_pid], worker, small_python, WORKER_IDLE),
         _row(f"worker, {PEERS} relayed peers, {kind.name}", found[full_pid], worker, small_python, WORKER_FULL),
     ]
+
+
+def measure_imports(kind: Kind) -> list[list[str]]:
+    """Rows of what each import adds, in the processes of a service."""
+    rows = []
+    for what, modules, options in (("worker", _WORKER_IMPORTS, ("-S",)), ("supervisor", _SUPERVISOR_IMPORTS, ())):
+        sizes = [bare(kind, f"import {', '.join(modules[:n]) or 'sys'}", *options).own for n in range(len(modules) + 1)]
+        added = [
+            f"{name} {(after - before) / MIB:.1f}"
+            for name, (before, after) in zip(modules, pairwise(sizes), strict=True)
+        ]
+        rows.append([f"{what}, {kind.name}", f"Python {sizes[0] / MIB:.1f}, {', '.join(added)}"])
+    return rows
 
 
 def _row(what: str, found: Memory, imported: Memory, nothing: Memory, most: float) -> list[str]:
@@ -177,13 +201,15 @@ def measure_pages() -> list[list[str]]:
         "60 relayed": Shape(60, 60, 16),
         "500 relayed": Shape(500, 500, 16),
         "1,000 direct": Shape(1000, 0, 16),
-        "1,000 relayed": Shape(1000, 1000, 16),
     }.items():
         page = Page.create("bench", shape)
         allocated = os.fstat(page.descriptor).st_blocks * 512
         counters = shape.answered_at - shape.doorbells_at
         tally = Tally()
-        idle, busy = _longest(tally, page, 0), _longest(tally, page, 1)
+        _longest(tally, page)
+        idle = _longest(tally, page)
+        page.words[shape.doorbells_at : shape.answered_at] = memoryview(array("Q", [1000]) * counters)
+        busy = _longest(tally, page)
         page.close()
         rows.append(
             [what, f"{allocated / MIB:.2f}", f"{counters * WORD / MIB:.2f}"]
@@ -192,13 +218,8 @@ def measure_pages() -> list[list[str]]:
     return rows
 
 
-def _longest(tally: Tally, page: Page, n: int) -> tuple[float, float]:
-    """Seconds that a look takes at which all counters have grown by `n`: all in all, and at most at once."""
-    list(tally.look(page))
-    at, end = page.shape.doorbells_at, page.shape.answered_at
-    if n:
-        for i in range(at, end):
-            page.words[i] += 1000 + n
+def _longest(tally: Tally, page: Page) -> tuple[float, float]:
+    """Seconds that a look takes: all in all, and at most at once."""
     times = [time.perf_counter()]
     for _ in tally.look(page):
         times.append(time.perf_counter())
@@ -245,6 +266,7 @@ def section(_rounds: int) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         installed, developed = kinds(Path(folder))
         memory = [row for kind in (installed, developed) for row in measure_memory(kind)]
+        imports = measure_imports(installed)
         few, many = {"lab": _RELAYED, "plain": _DIRECT}, {f"f{n}": _RELAYED for n in range(20)}
         rest = [row for fabrics, peers in ((few, PEERS), (many, 0)) for row in measure_rest(installed, fabrics, peers)]
         rest += measure_rest(developed, few, PEERS)
@@ -253,6 +275,7 @@ def section(_rounds: int) -> Section:
         _MEMORY,
         Grid("Memory", _MEMORY_HEAD, memory),
         _MEMORY_TOLD,
+        Grid("Of its own", ("MiB", "imported one after the other"), imports),
         Grid("At rest", _REST_HEAD, rest),
         _REST_TOLD,
         Grid("Stats pages", _PAGES_HEAD, measure_pages()),
