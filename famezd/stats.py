@@ -30,7 +30,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -187,6 +187,7 @@ class Page:
         self.shape = shape
         self.words = words
         """The whole page; the relay works on it directly."""
+        self._identity = os.fstat(descriptor).st_ino
         self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
         self._turns, self._bells = self._total[IDLE], self._total[BELLS]
 
@@ -220,7 +221,7 @@ class Page:
     @property
     def identity(self) -> int:
         """Tells the page from all others of its time: the number of its memfd's inode."""
-        return os.fstat(self.descriptor).st_ino
+        return self._identity
 
     def close(self) -> None:
         """Unmaps the page and closes its descriptor."""
@@ -234,9 +235,11 @@ class Page:
 
     def totals(self) -> dict[str, int]:
         """All totals by name; every turn is in a class of its own, and counted there."""
-        found = dict(zip(TOTALS, self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True))
-        found["turns"] += sum(found[name] for name in _TURNS)
-        return found
+        return named_totals(self.total_words())
+
+    def total_words(self) -> list[int]:
+        """The words of all totals, of which `named_totals` makes what `totals` tells: for who looks often."""
+        return self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist()
 
     def gauges(self) -> dict[str, int]:
         """What is there now, by name."""
@@ -448,6 +451,13 @@ class Page:
 
     def _place(self, place: int) -> int:
         return TOTALS_AT + TOTALS_WORDS + place * PLACE_WORDS
+
+
+def named_totals(words: Sequence[int]) -> dict[str, int]:
+    """All totals by name."""
+    found = dict(zip(TOTALS, words, strict=True))
+    found["turns"] += sum(found[name] for name in _TURNS)
+    return found
 
 
 def _zero(words: memoryview, start: int, n: int) -> None:

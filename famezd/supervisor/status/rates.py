@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from famezd.config import Fabric
-from famezd.stats import Page
+from famezd.stats import Page, named_totals
 from famezd.supervisor.status.tally import Tally
 from famezd.supervisor.status.view import FabricView
 
@@ -72,7 +72,8 @@ class _Note(NamedTuple):
     at: float
     rung: int
     """As `Tally.rung`."""
-    totals: Mapping[str, int]
+    totals: Sequence[int]
+    """As `Page.total_words`."""
     restarts: int
 
 
@@ -90,15 +91,15 @@ class _Kept:
             self.notes.popleft()
         self.notes.append(note)
 
-    def rates_until(self, now: _Note) -> Rates | None:
+    def rates_until(self, now: float, rung: int, totals: Mapping[str, int]) -> Rates | None:
         """What the fabric did from the oldest note until `now`, None if that is too short a time."""
         before = self.notes[0]
-        if (over := now.at - before.at) < LEAST:
+        if (over := now - before.at) < LEAST:
             return None
-        grown = _grown(before.totals, now.totals)
+        grown = _grown(before, totals)
         return Rates(
             over=over,
-            doorbells=(now.rung - before.rung) / over,
+            doorbells=(rung - before.rung) / over,
             dropped=grown.get("dropped", 0) / over,
             joins=grown.get("joins", 0) / over,
             busy=min(1.0, grown.get("busy_ns", 0) / over / 1e9),
@@ -124,7 +125,7 @@ class History:
             try:
                 for _ in kept.tally.look(page):
                     await asyncio.sleep(0)
-                kept.add(_Note(self._clock(), kept.tally.rung, page.totals(), counted.restarts))
+                kept.add(_Note(self._clock(), kept.tally.rung, page.total_words(), counted.restarts))
             except ValueError:
                 # The fabric was removed, or began anew, while its counters were being read.
                 continue
@@ -133,14 +134,17 @@ class History:
 
     def noted(self) -> dict[str, Rates | None]:
         """What fabrics did between the oldest note and the last one, by name; None if too little is known yet."""
-        return {name: kept.rates_until(kept.notes[-1]) for (name, _), kept in self._kept.items()}
+        last = {name: (kept, kept.notes[-1]) for (name, _), kept in self._kept.items()}
+        return {
+            name: kept.rates_until(note.at, note.rung, named_totals(note.totals)) for name, (kept, note) in last.items()
+        }
 
     def rates(self, view: FabricView) -> Rates | None:
         """What the fabric did lately, None if too little is known yet."""
         if (kept := self._kept.get(_which(view))) is None:
             return None
         rung = kept.tally.rung + max(0, view.doorbells - kept.tally.total)
-        return kept.rates_until(_Note(self._clock(), rung, view.totals, view.restarts))
+        return kept.rates_until(self._clock(), rung, view.totals)
 
     def worries(self, view: FabricView) -> list[str]:
         """What happened lately on a fabric that an operator should look at, a phrase each."""
@@ -148,7 +152,7 @@ class History:
         if kept is None or (over := self._clock() - kept.notes[0].at) < LEAST:
             return []
         before = kept.notes[0]
-        grown = _grown(before.totals, view.totals)
+        grown = _grown(before, view.totals)
         said = [text.format(grown[total]) for total, text in _WORRIES.items() if grown.get(total)]
         refused = {name.removeprefix("refused_"): n for name, n in grown.items() if name.startswith("refused_") and n}
         if refused:
@@ -165,6 +169,7 @@ def _which(view: FabricView) -> tuple[str, int]:
     return view.fabric.name, view.page
 
 
-def _grown(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+def _grown(before: _Note, now: Mapping[str, int]) -> dict[str, int]:
     """By how much each total has grown."""
-    return {name: n - before.get(name, 0) for name, n in now.items()}
+    then = named_totals(before.totals)
+    return {name: n - then[name] for name, n in now.items()}
