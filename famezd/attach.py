@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from famezd.config import Fabric, personality_class
@@ -46,12 +46,13 @@ def libvirt_element(fabric: Fabric, port: int | None = None, name: str | None = 
     name = f"famez-{fabric.name}" if name is None else name
     if not _ELEMENT_NAME.fullmatch(name) or name in (".", ".."):
         raise NotInXmlError(f"a device's name is letters, digits, '_', '.' and '-', not {name!r}")
-    element = ET.Element("shmem", name=name)
-    ET.SubElement(element, "model", type="ivshmem-doorbell")
-    ET.SubElement(element, "server", path=_in_xml(_socket(fabric, port)))
-    # Without <msi> libvirt gives the device one vector.
-    ET.SubElement(element, "msi", vectors=str(fabric.vectors), ioeventfd="on")
-    return _written(element)
+    children = [
+        ("model", {"type": "ivshmem-doorbell"}),
+        ("server", {"path": _in_xml(_socket(fabric, port))}),
+        # Without it libvirt gives the device one vector.
+        ("msi", {"vectors": str(fabric.vectors), "ioeventfd": "on"}),
+    ]
+    return _written("shmem", {"name": name}, children)
 
 
 def libvirt_commandline(fabric: Fabric, port: int | None = None) -> str:
@@ -60,13 +61,17 @@ def libvirt_commandline(fabric: Fabric, port: int | None = None) -> str:
     It brings its namespace along, so it can be pasted as it is. Raises NoPortSocketError and NotInXmlError.
     """
     _in_xml(_socket(fabric, port))
-    element = ET.Element("qemu:commandline", {"xmlns:qemu": _QEMU_NAMESPACE})
-    for argument in qemu_arguments(fabric, port):
-        ET.SubElement(element, "qemu:arg", value=argument)
-    return _written(element)
+    children = [("qemu:arg", {"value": argument}) for argument in qemu_arguments(fabric, port)]
+    return _written("qemu:commandline", {"xmlns:qemu": _QEMU_NAMESPACE}, children)
 
 
-def _written(element: ET.Element) -> str:
+def _written(tag: str, attributes: Mapping[str, str], children: Iterable[tuple[str, Mapping[str, str]]]) -> str:
+    # The supervisor imports this module, and is hardly ever asked for XML.
+    import xml.etree.ElementTree as ET  # noqa: PLC0415
+
+    element = ET.Element(tag, dict(attributes))
+    for child, its_own in children:
+        ET.SubElement(element, child, dict(its_own))
     ET.indent(element)
     return ET.tostring(element, encoding="unicode")
 

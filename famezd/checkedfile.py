@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -104,6 +103,9 @@ class CheckedFile(Generic[Settings]):
         self.report(loc, f"must be {allowed}, not {self._document.written(loc)}" + (f": {remedy}" if remedy else ""))
 
     def _report_unknown_key(self, loc: Loc) -> None:
+        # The supervisor keeps what it imports, and most files have no mistakes.
+        import difflib  # noqa: PLC0415
+
         known = _keys(self._model, loc[:-1])
         nearest = difflib.get_close_matches(str(loc[-1]).lower(), known, n=1)
         self._meant |= {dotted((*loc[:-1], key)) for key in nearest}

@@ -10,7 +10,7 @@ Layout, in words:
 
     header       version, places, rows, vectors
     in flight    the doorbell that is being relayed (see `InFlight`)
-    totals       TOTALS_WORDS, one for each of TOTALS, and the last ones for GAUGES
+    totals       TOTALS_WORDS, one for each of TOTALS, and the last ones for GAUGES and the sign of life
     places       PLACE_WORDS for each place (see `Occupant`)
     doorbells    rows x places x vectors: how often the row's peer rang that place on that vector
     former       places x vectors: of those, what was rung by peers whose rows others have taken over
@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -79,6 +80,9 @@ UNSENT, QUEUED = GAUGES = ("unsent", "queued")
 
 How many announcements wait to be sent to peers, and how many messages of the switch's for their turn.
 """
+
+_LIVED_AT = TOTALS_AT + TOTALS_WORDS - 1 - len(GAUGES)
+"""Index of the word that says when the worker was last seen to live, in nanoseconds of the monotonic clock."""
 
 PLACE_WORDS = 5
 RULE_WORDS = 3
@@ -183,6 +187,7 @@ class Page:
         self.shape = shape
         self.words = words
         """The whole page; the relay works on it directly."""
+        self._identity = os.fstat(descriptor).st_ino
         self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
         self._turns, self._bells = self._total[IDLE], self._total[BELLS]
 
@@ -216,7 +221,7 @@ class Page:
     @property
     def identity(self) -> int:
         """Tells the page from all others of its time: the number of its memfd's inode."""
-        return os.fstat(self.descriptor).st_ino
+        return self._identity
 
     def close(self) -> None:
         """Unmaps the page and closes its descriptor."""
@@ -230,9 +235,11 @@ class Page:
 
     def totals(self) -> dict[str, int]:
         """All totals by name; every turn is in a class of its own, and counted there."""
-        found = dict(zip(TOTALS, self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True))
-        found["turns"] += sum(found[name] for name in _TURNS)
-        return found
+        return named_totals(self.total_words())
+
+    def total_words(self) -> list[int]:
+        """The words of all totals, of which `named_totals` makes what `totals` tells: for who looks often."""
+        return self.words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist()
 
     def gauges(self) -> dict[str, int]:
         """What is there now, by name."""
@@ -242,6 +249,15 @@ class Page:
     def gauge_at(gauge: str) -> int:
         """The index of a gauge's word."""
         return TOTALS_AT + TOTALS_WORDS - 1 - GAUGES.index(gauge)
+
+    def live(self) -> None:
+        """The worker's loop turns: a sign of life for who reads the page."""
+        self.words[_LIVED_AT] = time.monotonic_ns()
+
+    @property
+    def lived_at(self) -> float:
+        """When the worker gave its last sign of life, in seconds of the monotonic clock; 0 for never."""
+        return self.words[_LIVED_AT] / 1e9
 
     def batch(self, bells: int) -> None:
         """Counts a turn of the loop that relayed so many bells, more than one.
@@ -435,6 +451,13 @@ class Page:
 
     def _place(self, place: int) -> int:
         return TOTALS_AT + TOTALS_WORDS + place * PLACE_WORDS
+
+
+def named_totals(words: Sequence[int]) -> dict[str, int]:
+    """All totals by name."""
+    found = dict(zip(TOTALS, words, strict=True))
+    found["turns"] += sum(found[name] for name in _TURNS)
+    return found
 
 
 def _zero(words: memoryview, start: int, n: int) -> None:

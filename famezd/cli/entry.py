@@ -13,6 +13,8 @@ import signal
 import sys
 
 NOT_DONE = 1
+CONFIG_WRONG = 2
+"""Exit status when the configuration has mistakes: nothing was started."""
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,8 @@ import structlog
 
 from famezd import __version__
 from famezd.attach import qemu_arguments
-from famezd.cli.entry import discard_output
-from famezd.cli.standalone import CONFIG_WRONG, become_worker, check
+from famezd.cli.entry import CONFIG_WRONG, discard_output
 from famezd.config import DEFAULT_CONFIG, FABRICS, STANDALONE, Config, ConfigError, load
-from famezd.daemonize import daemonize, pid_written
 from famezd.daemonlog import DaemonLog, open_log
 from famezd.errors import FamezError
 from famezd.notify import Manager, inherited
@@ -54,6 +52,9 @@ def main() -> int:
     if arguments.fabric is not None:
         if arguments.daemon or arguments.pidfile or arguments.logfile:
             parser.error("--fabric serves in the foreground: leave out --daemon, --pidfile and --logfile")
+        # The service keeps what it imports, and needs none of this.
+        from famezd.cli.standalone import become_worker, check  # noqa: PLC0415
+
         return (check if arguments.check else become_worker)(arguments.config, arguments.fabric)
     if arguments.check:
         return _check(arguments.config)
@@ -77,12 +78,22 @@ def main() -> int:
     try:
         log = open_log("famezd", arguments.logfile) if arguments.daemon or arguments.logfile else None
         if arguments.daemon and log is not None:
+            from famezd.daemonize import daemonize  # noqa: PLC0415 (as under --fabric)
+
             return daemonize(lambda ready: run(log=log, ready=lambda _: ready()), arguments.pidfile, log)
-        with pid_written(arguments.pidfile) if arguments.pidfile else nullcontext():
+        with _pid_written(arguments.pidfile):
             return run(log=log, ready=lambda url: None if managed else _announce(accepted.config, url))
     except FamezError as e:
         print(f"famezd: {e}", file=sys.stderr)
         return 1
+
+
+def _pid_written(path: Path | None) -> AbstractContextManager[None]:
+    if path is None:
+        return nullcontext()
+    from famezd.daemonize import pid_written  # noqa: PLC0415 (as under --fabric)
+
+    return pid_written(path)
 
 
 def _run(

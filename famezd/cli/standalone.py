@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from famezd.attach import qemu_arguments
+from famezd.cli.entry import CONFIG_WRONG
 from famezd.config import ConfigError, load_standalone
 from famezd.fabric import log
+from famezd.interpreter import launch
 from famezd.notify import inherited
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.standalone import journal, recall
-
-CONFIG_WRONG = 2
-"""Exit status when the configuration has mistakes: nothing was started."""
 
 
 def check(path: Path, name: str) -> int:
@@ -48,7 +47,8 @@ def become_worker(path: Path, name: str) -> int:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, True)
     # Another program: a worker has no use for what it took to read the file.
-    return os.execv(sys.executable, [sys.executable, "-P", "-m", "famezd.supervisor.standalone", *arguments])  # noqa: S606
+    command, needed = launch("famezd.supervisor.standalone")
+    return os.execve(command[0], [*command, *arguments], {**os.environ, **needed})  # noqa: S606
 
 
 def _arguments(path: Path, name: str, given: Mapping[str, Sequence[int]]) -> list[str]:

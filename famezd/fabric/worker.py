@@ -23,6 +23,7 @@ import os
 import resource
 import select
 import signal
+import site
 import socket
 import sys
 import time
@@ -33,6 +34,7 @@ from famezd.errors import FamezError
 from famezd.fabric import log
 from famezd.fabric.doors import Door, Doors
 from famezd.fabric.fabric import FROZEN, Fabric
+from famezd.fabric.handed import LOCK, MAILBOX, START_FAILED, STATE, STATS, SUPERVISOR
 from famezd.fabric.ledger import LAYOUT, charter
 from famezd.fabric.settings import Settings, parse
 from famezd.fabric.switch import has_switch, keeps_state
@@ -43,11 +45,6 @@ from famezd.protocol import Descriptor
 from famezd.statepage import StateError, StatePage
 from famezd.stats import IDLE, Page, StatsError
 from famezd.switch.personality import FAILURES, Personality, wrong
-
-START_FAILED = 78
-"""Exit status (EX_CONFIG) of a worker for which trying again as it is would be no use."""
-# Names of the descriptors that are handed on and kept
-MAILBOX, LOCK, STATS, STATE, SUPERVISOR = "mailbox", "lock", "stats", "state", "supervisor"
 
 _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
@@ -246,6 +243,7 @@ class Worker:
 
     def run(self) -> None:
         """Serves until a signal, or the end of the supervisor, says to stop."""
+        self._page.live()
         self._manager.tell("READY=1", wait=True)
         self._manager.hurry()
         if self._is_new:
@@ -381,7 +379,10 @@ class Worker:
             self._answer("hold")
         if self._manager.watchdog and (self._keep_alive_at is None or now >= self._keep_alive_at):
             self._keep_alive_at = now + self._manager.watchdog / 3
-            self._manager.tell("WATCHDOG=1")
+            if self._supervisor is None:
+                self._manager.tell("WATCHDOG=1")
+            # A supervisor looks there: to be told by each of its workers would wake it for each.
+            self._page.live()
             self._fabric.look_after_mailbox()
         due = self._status_due()
         if due is not None and now >= due:
@@ -400,6 +401,9 @@ class Worker:
 def load_personality(reference: str) -> type[Personality]:
     """The class that `module:name` refers to; raises StartError if there is none."""
     module, _, name = reference.partition(":")
+    if sys.flags.no_site and not module.startswith("famezd."):
+        # It may be installed in any way that Python knows; see `famezd.interpreter`.
+        site.main()
     try:
         found = getattr(importlib.import_module(module), name)
     except FAILURES as e:  # a plug-in's import may raise anything

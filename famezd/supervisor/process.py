@@ -7,12 +7,12 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from famezd.errors import FamezError
+from famezd.fabric.handed import SUPERVISOR
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import SUPERVISOR
+from famezd.interpreter import launch
 from famezd.supervisor.lines import LinePipe
 from famezd.supervisor.spawn import spawn
 
@@ -58,10 +58,11 @@ class Process:
         self._channel.setblocking(False)
         for order in orders:
             self._channel.send(order.encode())
-        command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
+        command, needed = launch("famezd.fabric")
         try:
             with theirs:
-                pid = self._spawn(command, {SUPERVISOR: [theirs.fileno()], **kept}, environ)
+                handed = {SUPERVISOR: [theirs.fileno()], **kept}
+                pid = self._spawn([*command, *settings.arguments()], handed, {**needed, **environ})
         except OSError:
             self._channel.close()
             raise

@@ -28,17 +28,21 @@ from famezd.supervisor.operations import Operations
 from famezd.supervisor.runtime import runtime_directory
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.status.health import unready
-from famezd.supervisor.status.rates import EVERY, History
+from famezd.supervisor.status.rates import History
 from famezd.supervisor.status.timeline import Timeline
 from famezd.supervisor.status.view import ConfigView, FabricView, look
 from famezd.supervisor.store import Store
 from famezd.supervisor.web.api import application
 from famezd.supervisor.web.page import add_page
 from famezd.supervisor.web.stream import Stream
-from famezd.supervisor.worker import State, Worker
+from famezd.supervisor.worker import WATCHDOG, State, Worker
 
 STARTS = 8
 """Workers that are started at once."""
+BEAT = WATCHDOG / 3
+"""Seconds between two looks at all that goes on by itself; a systemd that expects signs of life may shorten them."""
+BEAT_WATCHED = 2.0
+"""The same while somebody looks at the page, which shows how busy fabrics are."""
 
 
 class ServiceError(FamezError):
@@ -186,10 +190,8 @@ class Service:
     async def _serve(self) -> None:
         started = asyncio.ensure_future(self.start(list(self.workers.values())))
         stop = asyncio.ensure_future(self._stop.wait())
-        keep_alive = asyncio.ensure_future(self._keep_alive())
-        keep_history = asyncio.ensure_future(self._keep_history(started))
-        for kept in (keep_alive, keep_history):
-            kept.add_done_callback(self._ended)
+        beat = asyncio.ensure_future(self._beat())
+        beat.add_done_callback(self._ended)
         try:
             await asyncio.wait((started, stop), return_when=asyncio.FIRST_COMPLETED)
             if started.done():
@@ -205,7 +207,7 @@ class Service:
                 self._on_ready(self.http.url)
                 await stop
         finally:
-            tasks = started, stop, keep_alive, keep_history
+            tasks = started, stop, beat
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -300,22 +302,30 @@ class Service:
             parts.append(f"configuration refused, the one before it is served: {self.config_view.problems[0]}")
         return "; ".join(parts)
 
-    async def _keep_history(self, started: asyncio.Future[None]) -> None:
-        await asyncio.wait([started])
-        while True:
-            views = self.look()
-            self._history.note(views)
-            if self._stream.is_heard:
-                self._stream.note({view.fabric.name: self._history.rates(view) for view in views})
-            await asyncio.sleep(EVERY)
-
     def _ended(self, task: asyncio.Future[None]) -> None:
         """Nobody waits for it, so nobody else would say that it has failed."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("what goes on beside the fabrics has failed", exc_info=error)
 
-    async def _keep_alive(self) -> None:
-        """Feeds systemd's watchdog: from this loop, and so only while it turns."""
-        while self.manager.watchdog:
-            self.manager.tell("WATCHDOG=1")
-            await asyncio.sleep(self.manager.watchdog / 3)
+    async def _beat(self) -> None:
+        """Does all that has to be done every now and then, at once: each wake-up of a service that idles costs power.
+
+        systemd's watchdog is fed from here, and so only while this loop turns.
+        """
+        loop, noting, note_at = asyncio.get_running_loop(), None, 0.0
+        while True:
+            if self.manager.watchdog:
+                self.manager.tell("WATCHDOG=1")
+            for worker in self.workers.values():
+                worker.watch(loop.time() + 1.5 * BEAT)
+            if loop.time() >= note_at and (noting is None or noting.done()):
+                note_at = loop.time() + BEAT_WATCHED / 2
+                # Whatever becomes of it, the signs of life go on.
+                noting = asyncio.ensure_future(self._note())
+                noting.add_done_callback(self._ended)
+            await asyncio.sleep(min(BEAT_WATCHED if self._stream.is_heard else BEAT, self.manager.watchdog / 3 or BEAT))
+
+    async def _note(self) -> None:
+        await self._history.note(self.workers.values())
+        if self._stream.is_heard:
+            self._stream.note(self._history.noted())

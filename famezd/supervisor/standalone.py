@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import site
 import sys
 from collections.abc import Mapping, Sequence
 
 from famezd.ark import NAME as ARK
 from famezd.fabric import log
-from famezd.fabric.worker import START_FAILED, open_worker
+from famezd.fabric.handed import START_FAILED
+from famezd.fabric.worker import open_worker
 from famezd.notify import Manager, inherited
 
 _SETTINGS = re.compile(r"settings\.(\d+)")
@@ -71,7 +73,9 @@ def main() -> int:
 
 
 def _comes_back() -> bool:
-    # What this imports a worker does without as long as it serves.
+    # What this imports a worker does without as long as it serves; nor does it know where that is installed.
+    if sys.flags.no_site:
+        site.main()
     import asyncio  # noqa: PLC0415
 
     from famezd.supervisor.job import is_restart  # noqa: PLC0415

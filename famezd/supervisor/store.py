@@ -1,6 +1,6 @@
 """What fabrics leave with the supervisor, and the supervisor with its own manager: descriptors that outlive them both.
 
-To systemd a fabric's descriptors are called `<fabric>.<name>`, where the names are those of `famezd.fabric.worker` and
+To systemd a fabric's descriptors are called `<fabric>.<name>`, where the names are those of `famezd.fabric.handed` and
 `famezd.ark`; the supervisor's own is `config.<n>`, which no fabric's can be. See sd_pid_notify_with_fds(3), FDSTORE.
 """
 
@@ -15,8 +15,8 @@ import structlog
 
 from famezd import ark
 from famezd.fabric import doors
+from famezd.fabric.handed import LOCK, MAILBOX, STATE, STATS
 from famezd.fabric.listener import identity, unlink
-from famezd.fabric.worker import LOCK, MAILBOX, STATE, STATS
 from famezd.mailbox import discard
 from famezd.notify import Manager
 

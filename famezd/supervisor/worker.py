@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import os
 import re
 import signal
@@ -15,9 +16,9 @@ import structlog
 
 from famezd.config import Fabric
 from famezd.errors import FamezError
+from famezd.fabric.handed import MAILBOX, START_FAILED, STATE, STATS
 from famezd.fabric.settings import Settings
 from famezd.fabric.switch import has_switch
-from famezd.fabric.worker import MAILBOX, START_FAILED, STATE, STATS
 from famezd.mailbox import FileMemory, Slots
 from famezd.notify import Notification
 from famezd.statepage import StateError, StatePage
@@ -353,8 +354,6 @@ class Worker:
                 self._forget_state()
         if told.get("READY") == "1" and notification.pid == self._process.pid:
             self._serves()
-        if told.get("WATCHDOG") == "1" and self.state is State.SERVING and notification.pid == self._process.pid:
-            self._expect_within(WATCHDOG)
 
     def _keep(self, name: str, descriptors: list[int]) -> None:
         if not descriptors:
@@ -380,7 +379,7 @@ class Worker:
                 self._tell_faults()
         if self.state is State.SERVING:
             self.settled.set()
-            self._expect_within(WATCHDOG)
+            self._cancel_timer()
 
     def _resumed(self, cause: str, seconds: float) -> None:
         """For so long nobody served."""
@@ -457,9 +456,26 @@ class Worker:
         self._timer = self._loop.call_later(self._pause, self.start)
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
 
+    def watch(self, until: float) -> None:
+        """Sees to it that a worker which serves is killed WATCHDOG after its last sign of life.
+
+        `until` is when it is watched again at the latest, by the loop's clock: a timer is there only for one that could
+        be dead by then.
+        """
+        if self.state is State.SERVING and self._timer is None and (due := self._gives_sign_by()) < until:
+            self._expect_by(due, WATCHDOG)
+
+    def _gives_sign_by(self) -> float:
+        """When a worker that serves has to have given another sign of life."""
+        if self.page is None:
+            return math.inf
+        return max(self.page.lived_at, self._served_since) + WATCHDOG
+
     def _expect_within(self, seconds: float) -> None:
+        self._expect_by(self._loop.time() + seconds, seconds)
+
+    def _expect_by(self, due: float, seconds: float) -> None:
         self._cancel_timer()
-        due = self._loop.time() + seconds
         self._timer = self._loop.call_at(due, self._overdue, due, seconds)
 
     def _cancel_timer(self) -> None:
@@ -468,6 +484,10 @@ class Worker:
             self._timer = None
 
     def _overdue(self, due: float, seconds: float) -> None:
+        self._timer = None
+        if self.state is State.SERVING and self._gives_sign_by() > due:
+            # It has given one meanwhile.
+            return
         if self._loop.time() - due > TARDY:
             # It is we who stood still, as in a machine that was suspended: what it told meanwhile is still unread.
             self._expect_within(seconds)

@@ -45,8 +45,11 @@ DOWN, UP, CONFIGURED = "down", "up", "configured"
 
 TAG_EXPIRES: Final = 5.0
 """Seconds in which a CTL-Write has to be acknowledged."""
-LOOK_AT_NAMES: Final = 1.0
-"""Seconds between two looks at the names in the mailbox: a guest writes them whenever it likes, and no event tells."""
+LOOK_AT_NAMES, LOOK_SELDOM = 1.0, 8.0
+"""Seconds between two looks at the names in the mailbox: a guest writes them whenever it likes, and no event tells.
+
+With each look at which nothing is new they double, so that a fabric at rest is not woken to look at what never changes.
+"""
 
 _ROOM_FOR_TRACKER: Final = len("!EZT=1000000000")
 
@@ -113,6 +116,7 @@ class Genz(Messaging):
         self._ports = {peer: Port() for peer in range(1, fabric.peers + 1)}
         self._tags: dict[int, Outstanding] = {}
         self._next_tag = 1
+        self._pause = LOOK_AT_NAMES
 
     # What outlives the worker
 
@@ -164,6 +168,7 @@ class Genz(Messaging):
         """A link comes up; who is no manager asks at once who is there."""
         self._ports[peer] = Port()
         self._ports[peer].link = UP
+        self._pause = LOOK_AT_NAMES
         self._look()
         if not self._manager and self.fabric.is_peer:
             self._send(peer, PeerAttribute(), None)
@@ -178,7 +183,9 @@ class Genz(Messaging):
 
     def message(self, src: int, text: str) -> None:
         """Does what a message asks for; raises MessageError if it is malformed."""
-        self._look_at(src)
+        if self._look_at(src):
+            self._pause = LOOK_AT_NAMES
+            self._set_due()
         said, hops = untrack(text)
         hops = None if hops is None else hops + 1
         match parse(said):
@@ -257,21 +264,25 @@ class Genz(Messaging):
             if now >= outstanding.until:
                 del self._tags[tag]
                 self.fabric.log("CTL-Write not acknowledged in time", peer=outstanding.peer, tag=tag)
+        self._pause = min(2 * self._pause, LOOK_SELDOM)
         self._look()
 
     def _set_due(self) -> None:
         expiries = [outstanding.until for outstanding in self._tags.values()]
-        looks = [time.monotonic() + LOOK_AT_NAMES] if self.fabric.members else []
+        looks = [time.monotonic() + self._pause] if self.fabric.members else []
         self.due = min([*expiries, *looks], default=None)
 
     def _look(self) -> None:
-        for peer in self.fabric.members:
-            self._look_at(peer)
+        if sum(map(self._look_at, self.fabric.members)):
+            self._pause = LOOK_AT_NAMES
         self._set_due()
 
-    def _look_at(self, peer: int) -> None:
+    def _look_at(self, peer: int) -> bool:
+        """Whether something is new."""
         port = self._ports[peer]
+        before = port.nodename, port.cclass
         port.nodename, port.cclass = self._slots.nodename(peer), self._slots.cclass(peer)
+        return (port.nodename, port.cclass) != before
 
     def _identify_switch(self) -> None:
         if self.fabric.is_peer:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from famezd.fabric.handed import START_FAILED
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import START_FAILED
 from famezd.mailbox import SHM
 from tests.fabric.conftest import Start, settings
 from tests.fabric.test_bad_peers import fill, refused, rings

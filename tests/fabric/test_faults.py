@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from famezd.client import Doorbell, Mailbox, Message, NotTakenError, Peer
-from famezd.fabric.worker import START_FAILED
+from famezd.fabric.handed import START_FAILED
 from famezd.faults import Chance
 from famezd.mailbox import FileMemory, Slots
 from famezd.stats import FAULTS

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from famezd.client import ClientError
-from famezd.fabric.worker import START_FAILED
+from famezd.fabric.handed import START_FAILED
 from famezd.protocol import Message
 from tests.fabric.conftest import Kind, Start, settings
 from tests.fabric.test_bad_peers import rings

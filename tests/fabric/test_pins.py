@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from famezd.fabric.handed import START_FAILED
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import START_FAILED
 from tests.fabric import tracing
 from tests.fabric.conftest import Start, settings
 from tests.fabric.lineage import handed_over, prepared

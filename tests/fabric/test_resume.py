@@ -18,8 +18,8 @@ import pytest
 from famezd import ark
 from famezd.client import Doorbell, Event, Joined, Left, Mailbox, Message, Peer
 from famezd.errors import FamezError
+from famezd.fabric.handed import STATS
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import STATS
 from famezd.mailbox import Slots
 from famezd.protocol import marked
 from famezd.stats import Page

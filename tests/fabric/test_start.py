@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from famezd.client import ClientError
+from famezd.fabric.handed import START_FAILED
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import START_FAILED
 from famezd.notify import NotifySocket
 from famezd.stats import IN_FLIGHT, Page
 from tests.fabric.conftest import Kind, Start, settings

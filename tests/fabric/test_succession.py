@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from famezd.client import Mailbox
-from famezd.fabric.worker import START_FAILED
+from famezd.fabric.handed import START_FAILED
 from famezd.mailbox import Slots
 from famezd.switch.messenger import QUEUED
 from tests.fabric.conftest import Kind, Start, settings

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from famezd.client import Mailbox, Message, Peer
+from famezd.fabric.handed import START_FAILED, STATE
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import START_FAILED, STATE
 from famezd.mailbox import MappedMemory, Slots
 from famezd.statepage import StatePage, Table
 from tests.fabric import tracing

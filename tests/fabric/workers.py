@@ -21,8 +21,8 @@ from famezd import ark
 from famezd.client import Peer
 from famezd.client.peer import received
 from famezd.fabric import doors
+from famezd.fabric.handed import LOCK, MAILBOX, STATE, STATS, SUPERVISOR
 from famezd.fabric.settings import Settings
-from famezd.fabric.worker import LOCK, MAILBOX, STATE, STATS, SUPERVISOR
 from famezd.notify import NotifySocket
 from famezd.protocol import (
     MESSAGE_SIZE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from famezd.fabric.switch import SwitchError
 from famezd.mailbox import BUFFER_SIZE, MAX_TEXT
-from famezd.switch.genz import TAG_EXPIRES, Genz
+from famezd.switch.genz import LOOK_AT_NAMES, TAG_EXPIRES, Genz
 from tests.unit.switch_rig import PEERS, SWITCH, Rig
 
 Make = Callable[..., Rig]
@@ -405,6 +406,33 @@ def test_names_that_guests_write_are_seen_within_a_second(rig: Rig) -> None:
     assert rig.switch.due is not None
     rig.tick(1.1)
     assert rig.state["port 3"] == {"link": "up", "nodename": "host.3", "cclass": "FAME-Zadapter"}
+
+
+def test_names_that_stay_as_they_are_are_looked_at_ever_more_seldom_until_one_is_new(rig: Rig) -> None:
+    def is_due_within(seconds: float) -> bool:
+        assert rig.switch.due is not None
+        return rig.switch.due <= time.monotonic() + seconds
+
+    for seconds in (2, 4, 8, 8):
+        began = time.monotonic()
+        rig.tick(100)
+        assert rig.switch.due is not None
+        assert began + seconds <= rig.switch.due
+        assert is_due_within(seconds)
+    rig.slots.name(3, "host.3", "FAME-Zadapter")
+    rig.tick(100)
+    assert is_due_within(LOOK_AT_NAMES)
+    rig.tick(100)
+    assert not is_due_within(LOOK_AT_NAMES)
+    rig.slots.name(2, "host.2", "FAME-Zadapter")
+    rig.send(2, "ping")
+    assert rig.answers() == [b"pong"]
+    assert is_due_within(LOOK_AT_NAMES)
+    rig.tick(100)
+    rig.switch.left(3)
+    assert not is_due_within(LOOK_AT_NAMES)
+    rig.switch.joined(3)
+    assert is_due_within(LOOK_AT_NAMES)
 
 
 def test_a_mailbox_that_was_cut_gets_its_ids_again(rig: Rig) -> None:

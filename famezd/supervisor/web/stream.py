@@ -187,6 +187,7 @@ class Stream:
             self._task = None
             self._watches.clear()
             self._briefs.clear()
+            self._rates = {}
 
     def close(self) -> None:
         """Nobody is told anything any more."""
