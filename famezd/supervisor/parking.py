@@ -1,0 +1,29 @@
+"""Whether the descriptors of all fabrics have room in flight, where they are parked for successors (see `famezd.ark`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from famezd.fabric.settings import SPARE_DESCRIPTORS, Settings
+from famezd.fabric.switch import has_switch
+from famezd.fabric.worker import load_personality
+
+
+def needed(fabrics: Collection[Settings]) -> int:
+    """How many descriptors are in flight at most when all of these are full.
+
+    That is what each of them has parked, and that of the largest once more, for as long as it is packed anew.
+    """
+    parked = [f.descriptors(switch=has_switch(load_personality(f.personality), f)) - SPARE_DESCRIPTORS for f in fabrics]
+    return sum(parked) + max(parked, default=0)
+
+
+def remark(fabrics: Collection[Settings], limit: int | None) -> str:
+    """What there is to say of that where so many may be in flight; "" if it is enough, or there is no limit."""
+    if limit is None or (most := needed(fabrics)) <= limit:
+        return ""
+    return (
+        f"when all fabrics are full {most} descriptors are parked for workers' successors, and the limit of open files, "
+        f"which bounds that for all of this user's processes together, is {limit}: a fabric that finds no room would not "
+        f"outlive its worker; raise it (LimitNOFILE={most} or more in famezd's unit, or ulimit -Hn before famezd)"
+    )
