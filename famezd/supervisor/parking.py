@@ -1,4 +1,4 @@
-"""Whether the descriptors of all fabrics have room in flight, where they are parked for successors (see `famezd.ark`)."""
+"""Whether what all fabrics park for their workers' successors (see `famezd.ark`) has room in flight."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def remark(fabrics: Collection[Settings], limit: int | None) -> str:
     if limit is None or (most := needed(fabrics)) <= limit:
         return ""
     return (
-        f"when all fabrics are full {most} descriptors are parked for workers' successors, and the limit of open files, "
-        f"which bounds that for all of this user's processes together, is {limit}: a fabric that finds no room would not "
-        f"outlive its worker; raise it (LimitNOFILE={most} or more in famezd's unit, or ulimit -Hn before famezd)"
+        f"when all fabrics are full they park {most} descriptors for their workers' successors, and the limit of open "
+        f"files, which bounds that for all of this user's processes together, is {limit}: a fabric that finds no room "
+        f"would not outlive its worker; raise it (LimitNOFILE={most} or more in famezd's unit, or ulimit -Hn before "
+        f"famezd)"
     )

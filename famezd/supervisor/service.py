@@ -20,23 +20,23 @@ from famezd.notify import NotifySocket
 from famezd.openfiles import in_flight_limit
 from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
-from famezd.supervisor.addresses import HttpError
-from famezd.supervisor.api import application
-from famezd.supervisor.health import unready
-from famezd.supervisor.http import Server
+from famezd.supervisor.http.addresses import HttpError
+from famezd.supervisor.http.server import Server
 from famezd.supervisor.job import is_restart
+from famezd.supervisor.metrics.own import registry
+from famezd.supervisor.metrics.scrape import Scraper
 from famezd.supervisor.operations import Operations
-from famezd.supervisor.ownmetrics import registry
-from famezd.supervisor.page import add_page
 from famezd.supervisor.parking import remark
-from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
-from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.status.health import unready
+from famezd.supervisor.status.rates import EVERY, History
+from famezd.supervisor.status.timeline import Timeline
+from famezd.supervisor.status.view import ConfigView, FabricView, look
 from famezd.supervisor.store import Store
-from famezd.supervisor.stream import Stream
-from famezd.supervisor.timeline import Timeline
-from famezd.supervisor.view import ConfigView, FabricView, look
+from famezd.supervisor.web.api import application
+from famezd.supervisor.web.page import add_page
+from famezd.supervisor.web.stream import Stream
 from famezd.supervisor.worker import State, Worker
 
 STARTS = 8

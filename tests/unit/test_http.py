@@ -11,8 +11,8 @@ import pytest
 from aiohttp import ClientSession, web
 
 from famezd.httpsettings import Http, is_loopback
-from famezd.supervisor.addresses import HttpError, bind, may_open_none
-from famezd.supervisor.http import HTTP, Server
+from famezd.supervisor.http.addresses import HttpError, bind, may_open_none
+from famezd.supervisor.http.server import HTTP, Server
 
 
 @pytest.fixture

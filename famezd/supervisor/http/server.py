@@ -18,9 +18,9 @@ from aiohttp.log import server_logger
 from famezd.config import Config, Control, Http
 from famezd.fabric.listener import ListenerError, give_socket, identity, listen, unlink
 from famezd.httpsettings import TlsError
-from famezd.supervisor.addresses import HttpError, bind, is_at, may_open_none, require_permission
-from famezd.supervisor.gate import Gate
-from famezd.supervisor.policy import Policy
+from famezd.supervisor.http.addresses import HttpError, bind, is_at, may_open_none, require_permission
+from famezd.supervisor.http.gate import Gate
+from famezd.supervisor.http.policy import Policy
 
 HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""

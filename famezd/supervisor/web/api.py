@@ -20,15 +20,15 @@ from famezd.fabric.peer import program
 from famezd.faults import FaultError
 from famezd.statepage import StateError
 from famezd.supervisor.faults import UnknownRuleError
-from famezd.supervisor.health import unready
-from famezd.supervisor.names import LONGEST, sanitised
+from famezd.supervisor.metrics.scrape import Scraper
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
-from famezd.supervisor.owners import not_given
-from famezd.supervisor.rates import History
-from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
-from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
-from famezd.supervisor.view import ConfigView, FabricView
+from famezd.supervisor.status.health import unready
+from famezd.supervisor.status.names import LONGEST, sanitised
+from famezd.supervisor.status.owners import not_given
+from famezd.supervisor.status.rates import History
+from famezd.supervisor.status.switch import NoSwitchError, first_genz, switch, system
+from famezd.supervisor.status.view import ConfigView, FabricView
 
 BODY = 65536
 """Bytes of a request's body: a fault rule is the longest that is sent."""

@@ -13,7 +13,7 @@ from aiohttp import BasicAuth, hdrs, web
 from aiohttp.typedefs import Handler
 
 from famezd.httpsettings import Http
-from famezd.supervisor.gate import Connection
+from famezd.supervisor.http.gate import Connection
 
 HEADERS = {
     # The page is in files of its own: what somebody managed to write into it is not run, drawn, loaded or framed.
