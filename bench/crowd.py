@@ -15,12 +15,12 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from famezd.protocol import MESSAGE_SIZE
+from famezd.protocol import MESSAGE_SIZE, REFUSAL, decode
 
 PARTNERS = 4
 """How many others each peer can ring."""
@@ -28,7 +28,10 @@ PATIENCE = 60.0
 """Seconds until what should happen is taken for failed."""
 
 _ROOM = socket.CMSG_SPACE(4)
-_REFUSED = (-1).to_bytes(MESSAGE_SIZE, "little", signed=True)
+
+Rung = Counter[tuple[str, int]]
+"""How often peers were rung, by the socket at which they joined, and their id."""
+T = TypeVar("T")
 
 
 class CrowdError(Exception):
@@ -40,71 +43,76 @@ def listens_on(peer: int, vectors: int) -> int:
     return peer * 7 % vectors
 
 
-def partners(peer: int, others: Sequence[int]) -> list[int]:
-    """Whom of the others a peer can ring."""
-    rest = [other for other in others if other != peer]
-    return random.Random(peer).sample(rest, min(PARTNERS, len(rest)))
+def partners(peer: int, everybody: int) -> list[int]:
+    """Whom of the ids below `everybody` a peer can ring."""
+    others = [other for other in range(everybody) if other != peer]
+    return random.Random(peer).sample(others, min(PARTNERS, len(others)))
 
 
-class _Member:
-    """One peer."""
+class Member:
+    """A peer of a fabric of `vectors`, where there will be the ids below `everybody`."""
 
-    def __init__(self, path: str, vectors: int, everybody: range) -> None:
+    def __init__(self, path: str, vectors: int, everybody: int) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.connection.connect(path)
         self.connection.setblocking(False)
+        self.path = path
         self.id = -1
-        self.complete = False
         self.bells: dict[int, int] = {}
         """By whom they ring."""
         self.own = -1
+        """The eventfd on which it is rung."""
+        self.greeted = False
+        """Whether it was sent the version: somebody serves."""
         self._vectors = vectors
         self._everybody = everybody
-        self._read = 0
+        self._has_memory = False
         self._heard: Counter[int] = Counter()
         self._wanted: dict[int, int] = {}
 
+    @property
+    def complete(self) -> bool:
+        """Whether its set-up is over."""
+        return self._heard[self.id] == self._vectors
+
     def hear(self) -> None:
-        """Reads all that was sent, one message at a time, which is all that the kernel returns."""
-        receive, close = self.connection.recvmsg, os.close
-        heard, wanted = self._heard, self._wanted
+        """Reads all that was sent: one message at a time, for the kernel returns no more."""
+        receive, close, heard, wanted = self.connection.recvmsg, os.close, self._heard, self._wanted
         with contextlib.suppress(BlockingIOError):
             while True:
-                word, ancillary, _, _ = receive(MESSAGE_SIZE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                word, ancillary, flags, _ = receive(MESSAGE_SIZE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                if flags & socket.MSG_CTRUNC:
+                    raise CrowdError("a descriptor was lost: too few open files are allowed")
                 if not ancillary:
                     self._take(word)
                     continue
                 descriptor = int.from_bytes(ancillary[0][2][:4], "little")
-                peer = word[0] | word[1] << 8
-                if self.id < 0 or self._read == 2:
-                    # The memory.
-                    self._read = 3
+                if not self._has_memory:
+                    self._has_memory = True
                     close(descriptor)
                     continue
+                peer = word[0] | word[1] << 8
                 vector = heard[peer]
                 heard[peer] = vector + 1
                 if wanted.get(peer) == vector:
                     self._keep(peer, descriptor)
                 else:
                     close(descriptor)
-                if peer == self.id and vector + 1 == self._vectors:
-                    self.complete = True
 
     def _take(self, word: bytes) -> None:
         """A message without a descriptor: the version, the id, or somebody's end."""
-        if not word or word == _REFUSED:
-            raise CrowdError("the connection has ended" if not word else "refused")
-        if self._read < 2:
-            self._read += 1
-            if self._read == 2:
-                self.id = int.from_bytes(word, "little")
-                listening = [self.id, *partners(self.id, self._everybody)]
-                self._wanted |= {peer: listens_on(peer, self._vectors) for peer in listening}
-            return
-        gone = int.from_bytes(word, "little")
-        del self._heard[gone]
-        if (bell := self.bells.pop(gone, None)) is not None:
-            os.close(bell)
+        if not word or decode(word) == REFUSAL:
+            raise CrowdError("the connection has ended" if not word else "a peer was refused")
+        if not self.greeted:
+            self.greeted = True
+        elif self.id < 0:
+            self.id = decode(word)
+            listening = [self.id, *partners(self.id, self._everybody)]
+            self._wanted |= {peer: listens_on(peer, self._vectors) for peer in listening}
+        else:
+            del self._heard[decode(word)]
+            if (bell := self.bells.pop(decode(word), None)) is not None:
+                os.close(bell)
 
     def _keep(self, peer: int, descriptor: int) -> None:
         if peer == self.id:
@@ -117,6 +125,7 @@ class _Member:
         return len(self._heard) == n and set(self._heard.values()) == {self._vectors}
 
     def close(self) -> None:
+        """Leaves."""
         self.connection.close()
         for descriptor in (*self.bells.values(), *((self.own,) if self.own >= 0 else ())):
             os.close(descriptor)
@@ -125,10 +134,10 @@ class _Member:
 class _Process:
     """What runs in a process of the crowd's."""
 
-    def __init__(self, orders: Connection, path: str, vectors: int, everybody: range) -> None:
+    def __init__(self, orders: Connection, vectors: int, everybody: int) -> None:
         self._orders = orders
-        self._new = path, vectors, everybody
-        self._members: dict[int, _Member] = {}
+        self._of_all = vectors, everybody
+        self._members: dict[int, Member] = {}
         self._epoll = select.epoll()
         self._epoll.register(orders, select.EPOLLIN)
 
@@ -142,14 +151,14 @@ class _Process:
                 broken = e
             if self._orders.poll():
                 try:
-                    name, *arguments = self._orders.recv()
+                    order, *arguments = self._orders.recv()
                 except EOFError:
                     return
-                self._orders.send(broken or self._answer(name, arguments))
+                self._orders.send(broken or self._answer(order, arguments))
 
-    def _answer(self, name: str, arguments: list[Any]) -> Any:
+    def _answer(self, order: str, arguments: list[object]) -> object:
         try:
-            return getattr(self, name)(*arguments)
+            return getattr(self, order)(*arguments)
         except (CrowdError, OSError) as e:
             return CrowdError(str(e))
 
@@ -158,10 +167,10 @@ class _Process:
             if (member := self._members.get(descriptor)) is not None:
                 member.hear()
 
-    def join(self) -> tuple[int, float]:
-        """Has one more join; returns its id, and the seconds that it took."""
+    def join(self, path: str) -> tuple[int, float]:
+        """Has one more join; returns its id, and the seconds until its set-up was complete."""
         began = time.perf_counter()
-        member = _Member(*self._new)
+        member = Member(path, *self._of_all)
         self._members[member.connection.fileno()] = member
         self._epoll.register(member.connection, select.EPOLLIN)
         while not member.complete:
@@ -170,131 +179,112 @@ class _Process:
                 raise CrowdError("a peer's set-up does not end")
         return member.id, time.perf_counter() - began
 
-    def ids(self) -> list[int]:
-        """Of its peers."""
-        return [member.id for member in self._members.values()]
-
     def know(self, n: int) -> bool:
         """Whether all of its peers were told of so many, with all their vectors."""
         return all(member.knows(n) for member in self._members.values())
 
-    def ring(self, times: int) -> int:
-        """Each peer rings each of its partners so many times; returns how many doorbells that were."""
-        rung = 0
+    def ring(self) -> Rung:
+        """Each peer rings each of its partners; returns who has to be rung by that."""
+        rung: Rung = Counter()
         for member in self._members.values():
-            for bell in member.bells.values():
-                for _ in range(times):
-                    os.eventfd_write(bell, 1)
-                    rung += 1
+            for partner, bell in member.bells.items():
+                os.eventfd_write(bell, 1)
+                rung[member.path, partner] += 1
         return rung
 
-    def ring_one(self, ringer: int, rung: int) -> float:
-        """One peer rings another; returns when, by the system's monotonic clock."""
-        bell = next(m for m in self._members.values() if m.id == ringer).bells[rung]
-        began = time.monotonic()
-        os.eventfd_write(bell, 1)
-        return began
-
-    def await_rung(self, peer: int) -> float:
-        """Waits until one peer is rung; returns when that was seen."""
-        own = next(m for m in self._members.values() if m.id == peer).own
-        if not select.select([own], [], [], PATIENCE)[0]:
-            raise CrowdError(f"peer {peer} was not rung within {PATIENCE:g} s")
-        return time.monotonic()
-
-    def take(self) -> dict[int, int]:
+    def take(self) -> Rung:
         """How often each of its peers was rung since it last looked, where it was."""
-        rung = {}
+        rung: Rung = Counter()
         for member in self._members.values():
             with contextlib.suppress(BlockingIOError):
-                rung[member.id] = os.eventfd_read(member.own)
+                rung[member.path, member.id] = os.eventfd_read(member.own)
         return rung
 
-    def leave(self, n: int | None = None) -> int:
-        """Has so many of its peers leave, or all; returns how many are left."""
-        for descriptor in list(self._members)[:n]:
-            self._members.pop(descriptor).close()
-        return len(self._members)
+    def leave(self) -> None:
+        """All its peers leave."""
+        while self._members:
+            self._members.popitem()[1].close()
 
 
-def _main(orders: Connection, *settings: Any) -> None:
+def _run(orders: Connection, vectors: int, everybody: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    _Process(orders, *settings).run()
+    _Process(orders, vectors, everybody).run()
 
 
 class Crowd:
-    """Peers of one fabric, in a few processes."""
+    """Peers in a few processes, each of which may have as many open files as this machine allows."""
 
-    def __init__(self, path: Path, vectors: int, everybody: range, processes: int) -> None:
-        """`everybody`: the ids that there will be, of which each peer chooses its partners."""
+    def __init__(self, processes: int, vectors: int, everybody: int) -> None:
+        """`everybody`: below it are the ids that there will be on each fabric, of which each peer chooses partners."""
         spawning = multiprocessing.get_context("spawn")
         self._orders: list[Connection] = []
         self._processes = []
         for _ in range(processes):
             ours, theirs = spawning.Pipe()
-            process = spawning.Process(target=_main, args=(theirs, str(path), vectors, everybody), daemon=True)
+            process = spawning.Process(target=_run, args=(theirs, vectors, everybody), daemon=True)
             process.start()
             theirs.close()
             self._orders.append(ours)
             self._processes.append(process)
-        self.size = 0
+        self._next = 0
 
-    def _ask(self, *order: Any) -> list[Any]:
-        """Gives an order to all, and returns their answers."""
-        for orders in self._orders:
-            orders.send(order)
-        return self._answers(self._orders)
+    def __enter__(self) -> Crowd:
+        return self
 
-    @staticmethod
-    def _answers(asked: Sequence[Connection]) -> list[Any]:
-        answers = [orders.recv() for orders in asked]
-        for answer in answers:
-            if isinstance(answer, CrowdError):
-                raise answer
-        return answers
-
-    def join(self, n: int, *, at_once: int = 1) -> list[float]:
-        """Has `n` more join, `at_once` at a time; returns the seconds that each took, in the order of their ids."""
-        seconds: dict[int, float] = {}
-        while len(seconds) < n:
-            now = min(at_once, n - len(seconds))
-            # In turns, so that none has too many.
-            asked = [self._orders[(self.size + i) % len(self._orders)] for i in range(now)]
-            for orders in asked:
-                orders.send(("join",))
-            for peer, took in self._answers(asked):
-                seconds[peer] = took
-            self.size += now
-        return [seconds[peer] for peer in sorted(seconds)]
-
-    def await_acquaintance(self, n: int) -> None:
-        """Waits until all know so many."""
-        deadline = time.monotonic() + PATIENCE
-        while not all(self._ask("know", n)):
-            if time.monotonic() > deadline:
-                raise CrowdError(f"not all were told of {n} peers within {PATIENCE:g} s")
-            time.sleep(0.05)
-
-    def ring(self, times: int = 1) -> int:
-        """Every peer rings its partners; returns how many doorbells that were."""
-        return sum(self._ask("ring", times))
-
-    def take(self) -> Counter[int]:
-        """How often each peer was rung since that was last asked."""
-        rung: Counter[int] = Counter()
-        for answer in self._ask("take"):
-            rung.update(answer)
-        return rung
-
-    def leave(self) -> None:
-        """All leave."""
-        self._ask("leave")
-        self.size = 0
-
-    def close(self) -> None:
-        """Ends the processes."""
+    def __exit__(self, *_: object) -> None:
         for orders in self._orders:
             orders.close()
         for process in self._processes:
             process.join()
+
+    def _ask(self, kind: type[T], *order: object) -> list[T]:
+        """Gives an order to all, and returns their answers."""
+        for orders in self._orders:
+            orders.send(order)
+        return self._answers(kind, self._orders)
+
+    @staticmethod
+    def _answers(kind: type[T], asked: Sequence[Connection]) -> list[T]:
+        answers = [orders.recv() for orders in asked]
+        for answer in answers:
+            if isinstance(answer, CrowdError):
+                raise answer
+            if not isinstance(answer, kind):
+                raise TypeError(answer)
+        return answers
+
+    def join(self, path: Path, n: int, *, at_once: int = 1) -> list[float]:
+        """Has `n` more join, `at_once` at a time; returns the seconds that each took, in order."""
+        seconds: list[float] = []
+        while len(seconds) < n:
+            now = min(at_once, n - len(seconds))
+            # In turns, so that no process has too many.
+            asked = [self._orders[(self._next + i) % len(self._orders)] for i in range(now)]
+            self._next += now
+            for orders in asked:
+                orders.send(("join", str(path)))
+            seconds += [took for _, took in self._answers(tuple, asked)]
+        return seconds
+
+    def await_acquaintance(self, n: int) -> None:
+        """Waits until all know so many."""
+        deadline = time.monotonic() + PATIENCE
+        while not all(self._ask(bool, "know", n)):
+            if time.monotonic() > deadline:
+                raise CrowdError(f"not all were told of {n} peers within {PATIENCE:g} s")
+            time.sleep(0.05)
+
+    def ring(self) -> int:
+        """Every peer rings its partners; returns how many doorbells that were, when all have arrived, and no other."""
+        expected = sum(self._ask(Counter, "ring"), Rung())
+        rung, deadline = Rung(), time.monotonic() + PATIENCE
+        while rung.total() < expected.total() and time.monotonic() < deadline:
+            rung += sum(self._ask(Counter, "take"), Rung())
+        if rung != expected:
+            raise CrowdError(f"{expected.total()} doorbells were rung, and {rung.total()} arrived within {PATIENCE:g} s")
+        return rung.total()
+
+    def leave(self) -> None:
+        """All leave."""
+        self._ask(type(None), "leave")

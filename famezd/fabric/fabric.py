@@ -659,7 +659,8 @@ class Fabric:
             # Before anybody is told: whoever goes on from the ark must not take the peer for one that is there.
             self._ledger.left(member.place, member.id, self._wiring.count(member.place) + 1)
             hang_up(member.connection.detach())
-            others = [] if self._sticky else list(self.members.values())
+            # Who is to leave as well is told nothing more: of a thousand that go at once none hears of the others.
+            others = [] if self._sticky else [other for other in self.members.values() if not other.leaving]
             for other in others:
                 # Before the bells are closed: an outbox may hold them still.
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
