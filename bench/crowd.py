@@ -200,10 +200,11 @@ class _Process:
                 rung[member.path, member.id] = os.eventfd_read(member.own)
         return rung
 
-    def leave(self) -> None:
-        """All its peers leave."""
-        while self._members:
+    def leave(self, n: int | None) -> None:
+        """So many of its peers leave, the last first, None for all."""
+        while self._members and n != 0:
             self._members.popitem()[1].close()
+            n = None if n is None else n - 1
 
 
 def _run(orders: Connection, vectors: int, everybody: int) -> None:
@@ -282,9 +283,16 @@ class Crowd:
         while rung.total() < expected.total() and time.monotonic() < deadline:
             rung += sum(self._ask(Counter, "take"), Rung())
         if rung != expected:
-            raise CrowdError(f"{expected.total()} doorbells were rung, and {rung.total()} arrived within {PATIENCE:g} s")
+            raise CrowdError(
+                f"{expected.total()} doorbells were rung, and {rung.total()} arrived within {PATIENCE:g} s"
+            )
         return rung.total()
 
     def leave(self) -> None:
         """All leave."""
-        self._ask(type(None), "leave")
+        self._ask(type(None), "leave", None)
+
+    def leave_one(self) -> None:
+        """One of them leaves."""
+        self._orders[0].send(("leave", 1))
+        self._answers(type(None), self._orders[:1])

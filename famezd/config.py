@@ -524,6 +524,7 @@ def load(path: Path, *, environ: Mapping[str, str] = os.environ, limit: int | No
     the hard limit of open files that workers will have, so is a fabric that needs more, or too much of this machine's
     memory. Raises ConfigError with every mistake found.
     """
+    kinds.look_again()
     main = CheckedFile(Document.read(path), MainSettings)
     runtime = main.settings.runtime_directory or _runtime_directory(environ)
     if runtime is None:
