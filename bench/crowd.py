@@ -7,12 +7,13 @@ vector that the other listens on. All of that follows from its id, so that who i
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import resource
 import select
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -207,27 +208,22 @@ class _Process:
             n = None if n is None else n - 1
 
 
-def _run(orders: Connection, vectors: int, everybody: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    _Process(orders, vectors, everybody).run()
-
-
 class Crowd:
     """Peers in a few processes, each of which may have as many open files as this machine allows."""
 
     def __init__(self, processes: int, vectors: int, everybody: int) -> None:
         """`everybody`: below it are the ids that there will be on each fabric, of which each peer chooses partners."""
-        spawning = multiprocessing.get_context("spawn")
         self._orders: list[Connection] = []
         self._processes = []
         for _ in range(processes):
-            ours, theirs = spawning.Pipe()
-            process = spawning.Process(target=_run, args=(theirs, vectors, everybody), daemon=True)
-            process.start()
-            theirs.close()
-            self._orders.append(ours)
-            self._processes.append(process)
+            ours, theirs = socket.socketpair()
+            # A small program of its own: multiprocessing would have it import all that this one has.
+            command = [sys.executable, "-m", "bench.crowd", *map(str, (theirs.fileno(), vectors, everybody))]
+            with theirs:
+                self._processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()]))
+            self._orders.append(Connection(ours.detach()))
+        # When they are ready.
+        self._ask(bool, "know", 0)
         self._next = 0
 
     def __enter__(self) -> Crowd:
@@ -237,7 +233,7 @@ class Crowd:
         for orders in self._orders:
             orders.close()
         for process in self._processes:
-            process.join()
+            process.wait()
 
     def _ask(self, kind: type[T], *order: object) -> list[T]:
         """Gives an order to all, and returns their answers."""
@@ -296,3 +292,15 @@ class Crowd:
         """One of them leaves."""
         self._orders[0].send(("leave", 1))
         self._answers(type(None), self._orders[:1])
+
+
+def main() -> None:
+    """One process of a crowd's: the number of a descriptor from which to read orders, vectors, everybody."""
+    descriptor, vectors, everybody = map(int, sys.argv[1:])
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _Process(Connection(descriptor), vectors, everybody).run()
+
+
+if __name__ == "__main__":
+    main()

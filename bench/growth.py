@@ -152,7 +152,8 @@ def _timed(crowd: Crowd, kind: Kind, peers: int, path: Path, pid: int, n: int) -
 def _look_closer(grown: Grown, url: str, own: Sequence[Peer], *, rounds: int, deaths: bool) -> None:
     """Times doorbells that the worker relays, before and after its death."""
     if own:
-        grown.latency, grown.bare = _latencies(*own, rounds)
+        with _pinned(worker_of(url, "grown")) as processor:
+            grown.latency, grown.bare = _latencies(*own, processor, rounds)
     if own and deaths:
         grown.delivered = [_death(url, lambda: _ring(*own)) for _ in range(DEATHS)]
 
@@ -227,10 +228,25 @@ def _death(url: str, then: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _latencies(ringer: Peer, rung: Peer, rounds: int) -> tuple[list[float], list[float]]:
+@contextmanager
+def _pinned(pid: int) -> Iterator[int]:
+    """Has the worker run on a processor that is not ours, where there are two; yields which."""
+    everywhere = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(pid, everywhere[-1:])
+    os.sched_setaffinity(0, everywhere[:1])
+    try:
+        yield everywhere[-1]
+    finally:
+        for process in (pid, 0):
+            os.sched_setaffinity(process, everywhere)
+
+
+def _latencies(ringer: Peer, rung: Peer, processor: int, rounds: int) -> tuple[list[float], list[float]]:
     there, back = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
     process = multiprocessing.get_context("fork").Process(target=echo, args=(there, back), daemon=True)
     process.start()
+    assert process.pid is not None
+    os.sched_setaffinity(process.pid, [processor])
     try:
         pairs = [
             (_latency(bells(ringer, rung.id)[0], bells(rung, rung.id)[0]), _latency(there, back)) for _ in range(rounds)
