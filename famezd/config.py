@@ -73,6 +73,10 @@ STANDALONE = "standalone.d"
 DEFAULT_MAILBOX_BYTES = 4 << 20
 GENZ = "genz"
 """The name of the personality that has settings of its own in a section of that name."""
+SUPERVISOR_DESCRIPTORS = 40
+"""That famezd has open with no fabric, and a few connections."""
+DESCRIPTORS_A_FABRIC = 12
+"""That famezd has open for each fabric: what it keeps for the worker, and by what it is in touch with it."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
 
@@ -538,15 +542,29 @@ def load(path: Path, *, environ: Mapping[str, str] = os.environ, limit: int | No
     fabrics = {name: file.settings.resolve(name, runtime) for name, file in files.items() if not _wrong_name(name)}
     config = Config(**dict(main.settings) | {"runtime_directory": runtime, "fabrics": fabrics})
     _check_between(main, files, config)
-    for file in files.values() if limit is not None else ():
-        for mistake in file.settings.room_mistakes(limit):
-            file.report_mistake(mistake)
+    if limit is not None:
+        problems += _room_problems(path, files, limit)
     problems += main.problems
     problems += [problem for file in files.values() for problem in file.problems]
     problems += [problem for name in files for problem in _served_twice(path.parent, name, FABRICS, STANDALONE)]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _room_problems(path: Path, files: _FabricFiles, limit: int) -> Iterator[Problem]:
+    """Report in `files` the fabrics for whose workers there is no room here, and yield whether there is for so many."""
+    for file in files.values():
+        for mistake in file.settings.room_mistakes(limit):
+            file.report_mistake(mistake)
+    pins = sum(pin.socket for file in files.values() for pin in file.settings.pins.values())
+    needed = SUPERVISOR_DESCRIPTORS + DESCRIPTORS_A_FABRIC * len(files) + pins
+    if needed > limit:
+        why = (
+            f"{len(files)} fabrics need {needed} open files in famezd itself, and the hard limit is {limit}: have fewer,"
+            f" or raise the limit (LimitNOFILE={needed} or more in famezd's unit, or ulimit -Hn before famezd)"
+        )
+        yield Problem(path, 1, 1, "", why)
 
 
 def load_standalone(path: Path, name: str, *, environ: Mapping[str, str] = os.environ) -> Fabric:
