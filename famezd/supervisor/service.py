@@ -21,7 +21,7 @@ from famezd.openfiles import in_flight_limit
 from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.http.addresses import HttpError
-from famezd.supervisor.http.server import Server
+from famezd.supervisor.http.server import HttpView, Server
 from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics.own import registry
 from famezd.supervisor.metrics.scrape import Scraper
@@ -78,10 +78,10 @@ class Service:
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
         scraper = Scraper(lambda: self.workers, self.look_at, registry(self.config))
-        asked = partial(application, self.look, self.config, scraper, self._history)
-        public = asked(None)
+        asked = partial(application, self.look, self.config, lambda: self._http_view, scraper, self._history)
+        public = asked(operations=None)
         add_page(public, self._stream)
-        self.http = Server(public, asked(self._operations), store.others)
+        self.http = Server(public, asked(operations=self._operations), store.others)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; raises FamezError if it cannot.
@@ -172,15 +172,18 @@ class Service:
         """How the last attempt to read the configuration went."""
         return self.config_view
 
+    @property
+    def _http_view(self) -> HttpView:
+        return HttpView(self.http.url, self.http.remark(self.accepted.config.http))
+
     async def _listen(self) -> None:
         await self.http.start_control(self.accepted.config)
         try:
             await self.http.start_public(self.accepted.config.http)
-        except HttpError as e:
+        except HttpError:
             if not self._resumes:
                 raise
             # Machines wait for their fabrics.
-            self._log.error(str(e))
         self.tell_of_http()
         self.tell_of_parking()
 

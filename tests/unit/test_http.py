@@ -33,6 +33,34 @@ def test_one_that_others_reach_is_not_served_unless_that_is_meant(remote: socket
     asyncio.run(test())
 
 
+def test_who_connects_where_nobody_may_be_served_is_turned_away_until_that_is_allowed() -> None:
+    async def test() -> None:
+        listener = socket.create_server(("0.0.0.0", 0))
+        port = listener.getsockname()[1]
+        public = web.Application()
+        public.router.add_get("/", _answer)
+        server = Server(public, web.Application(), {HTTP: [listener.detach()]})
+        with pytest.raises(HttpError, match="which systemd handed on"):
+            await server.start_public(Http())
+        assert "http.allow_remote" in server.remark(Http())
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b""
+            writer.close()
+        allowed = Http(allow_remote=True, listen=f"0.0.0.0:{port}")
+        await server.change(server.prepare(allowed))
+        assert server.remark(allowed) == ""
+        async with ClientSession() as client, client.get(f"http://127.0.0.1:{port}/") as answer:
+            assert await answer.text() == "here"
+        await server.stop()
+
+    asyncio.run(test())
+
+
+async def _answer(_: web.Request) -> web.Response:
+    return web.Response(text="here")
+
+
 def test_what_listens_on_ipv6_is_reached_by_ipv4() -> None:
     # As [::] is, which would let other machines come: this is 127.0.0.1, to a socket of IPv6.
     with bind("::ffff:127.0.0.1", 0) as listener:
