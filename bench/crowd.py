@@ -218,7 +218,8 @@ class Crowd:
         for _ in range(processes):
             ours, theirs = socket.socketpair()
             # A small program of its own: multiprocessing would have it import all that this one has.
-            command = [sys.executable, "-m", "bench.crowd", *map(str, (theirs.fileno(), vectors, everybody))]
+            arguments = map(str, (theirs.fileno(), vectors, everybody))
+            command = [sys.executable, "-c", "from bench.crowd import serve; serve()", *arguments]
             with theirs:
                 self._processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()]))
             self._orders.append(Connection(ours.detach()))
@@ -294,13 +295,9 @@ class Crowd:
         self._answers(type(None), self._orders[:1])
 
 
-def main() -> None:
+def serve() -> None:
     """One process of a crowd's: the number of a descriptor from which to read orders, vectors, everybody."""
     descriptor, vectors, everybody = map(int, sys.argv[1:])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     _Process(Connection(descriptor), vectors, everybody).run()
-
-
-if __name__ == "__main__":
-    main()

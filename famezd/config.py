@@ -399,7 +399,7 @@ class FabricSettings(_Model):
         except FAILURES:  # a plug-in's, which `mistakes` reports
             return
         because = frozenset({"peers", "vectors", "doorbells", "personality"})
-        size = f"{self.peers} peers of {self.vectors} vectors, {self.doorbells},"
+        size = f"{self.peers} peers of {self.vectors} vector{'s' * (self.vectors != 1)}, {self.doorbells},"
         if (needed := self._descriptors(self.peers, switch)) > limit:
             most = bisect_right(range(1, self.peers), limit, key=lambda peers: self._descriptors(peers, switch))
             fewer = f"have at most {most} peers, or fewer vectors" if most else "have fewer vectors"
@@ -561,8 +561,8 @@ def _room_problems(path: Path, files: _FabricFiles, limit: int) -> Iterator[Prob
     needed = SUPERVISOR_DESCRIPTORS + DESCRIPTORS_A_FABRIC * len(files) + pins
     if needed > limit:
         why = (
-            f"{len(files)} fabrics need {needed} open files in famezd itself, and the hard limit is {limit}: have fewer,"
-            f" or raise the limit (LimitNOFILE={needed} or more in famezd's unit, or ulimit -Hn before famezd)"
+            f"{len(files)} fabrics need {needed} open files in famezd itself, and the hard limit is {limit}: have"
+            f" fewer, or raise the limit (LimitNOFILE={needed} or more in famezd's unit, or ulimit -Hn before famezd)"
         )
         yield Problem(path, 1, 1, "", why)
 

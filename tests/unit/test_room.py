@@ -71,7 +71,7 @@ def test_counters_that_take_more_than_half_of_the_memory(problems: Problems) -> 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     peers = int((memory // 2 / 8) ** 0.5) + 1
     (line,) = problems(1 << 30, lab=f"peers: {peers}\nvectors: 1\ndoorbells: direct")
-    assert line.startswith(f"fabrics.d/lab.yaml:1:8: peers: the counters of {peers} peers of 1 vectors, direct, take ")
+    assert line.startswith(f"fabrics.d/lab.yaml:1:8: peers: the counters of {peers} peers of 1 vector, direct, take ")
     assert f"more than half of this machine's {memory >> 20}M: have fewer peers" in line
 
 
