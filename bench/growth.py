@@ -153,9 +153,9 @@ def _look_closer(grown: Grown, url: str, own: Sequence[Peer], *, rounds: int, de
     """Times doorbells that the worker relays, before and after its death."""
     if own:
         with _pinned(worker_of(url, "grown")) as processor:
-            grown.latency, grown.bare = _latencies(*own, processor, rounds)
+            grown.latency, grown.bare = _latencies(own[0], own[1], processor, rounds)
     if own and deaths:
-        grown.delivered = [_death(url, lambda: _ring(*own)) for _ in range(DEATHS)]
+        grown.delivered = [_death(url, lambda: _ring(own[0], own[1])) for _ in range(DEATHS)]
 
 
 def _parted(url: str, crowd: Crowd, own: Sequence[Peer]) -> float:
