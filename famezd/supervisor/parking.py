@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from famezd.fabric.settings import SPARE_DESCRIPTORS, Settings
 from famezd.fabric.switch import has_switch
-from famezd.fabric.worker import load_personality
+from famezd.fabric.worker import StartError, load_personality
 
 
 def needed(fabrics: Collection[Settings]) -> int:
@@ -14,8 +14,16 @@ def needed(fabrics: Collection[Settings]) -> int:
 
     That is what each of them has parked, and that of the largest once more, for as long as it is packed anew.
     """
-    parked = [f.descriptors(switch=has_switch(load_personality(f.personality), f)) - SPARE_DESCRIPTORS for f in fabrics]
+    parked = [fabric.descriptors(switch=_has_switch(fabric)) - SPARE_DESCRIPTORS for fabric in fabrics]
     return sum(parked) + max(parked, default=0)
+
+
+def _has_switch(fabric: Settings) -> bool:
+    try:
+        return has_switch(load_personality(fabric.personality), fabric)
+    except StartError:
+        # Its worker will say what is wrong with it.
+        return True
 
 
 def remark(fabrics: Collection[Settings], limit: int | None) -> str:

@@ -96,6 +96,12 @@ def test_what_all_park_and_the_largest_once_more() -> None:
     assert needed([switched]) == 2 * 2 * (1 + 3 * 4)
 
 
+def test_fabric_whose_personality_is_broken_is_told_of_by_its_worker() -> None:
+    assert needed([Settings("broken", "", "", 0, peers=2, vectors=4, personality="nowhere:Nothing")]) == 2 * 2 * (
+        1 + 3 * 4
+    )
+
+
 def test_it_is_told_when_it_is_too_much() -> None:
     fabrics = [Settings("lab", "", "", 0, peers=4, vectors=16)] * 3
     assert needed(fabrics) == 4 * 4 * 65
