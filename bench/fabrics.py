@@ -124,7 +124,7 @@ def _use(found: Served, pid: int, url: str, directory: Path, names: list[str]) -
 def _ctl(directory: Path, *arguments: str) -> float:
     """Seconds that famezctl takes."""
     began = time.perf_counter()
-    command = [_BIN / "famezctl", "-s", directory / "run" / "control.sock", *arguments]
+    command = [str(_BIN / "famezctl"), "-s", str(directory / "run" / "control.sock"), *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 

@@ -219,7 +219,7 @@ def refusal(fabrics: dict[str, str]) -> list[str]:
         (directory / "famezd.yaml").write_text("http: {listen: '127.0.0.1:0'}\n")
         for name, text in fabrics.items():
             (directory / "fabrics.d" / f"{name}.yaml").write_text(text)
-        command = [Path(sys.executable).with_name("famezd"), "-c", "famezd.yaml"]
+        command = [str(Path(sys.executable).with_name("famezd")), "-c", "famezd.yaml"]
         environ = os.environ | {"RUNTIME_DIRECTORY": str(directory / "run")}
         done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done
