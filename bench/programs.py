@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
@@ -58,9 +59,23 @@ def famezd(directory: Path, fabrics: Mapping[str, str], *, log: str = "error") -
 
 def worker_of(url: str, fabric: str) -> int:
     """The pid of a fabric's worker, 0 while it does not serve."""
+    return workers_of(url)[fabric]
+
+
+def workers_of(url: str) -> dict[str, int]:
+    """The pids of all fabrics' workers, 0 while one does not serve."""
+    return {f["name"]: f["pid"] if f["state"] == "serving" else 0 for f in _fabrics(url)}
+
+
+def peers_of(url: str) -> dict[str, int]:
+    """How many peers are on each fabric."""
+    return {f["name"]: f["peers"] for f in _fabrics(url)}
+
+
+def _fabrics(url: str) -> list[dict[str, Any]]:
     with urllib.request.urlopen(f"{url}/api/v1/status") as answer:
-        found = next(f for f in json.load(answer)["fabrics"] if f["name"] == fabric)
-    return found["pid"] if found["state"] == "serving" else 0
+        found: list[dict[str, Any]] = json.load(answer)["fabrics"]
+    return found
 
 
 def echo(bell_in: int, bell_out: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -22,10 +23,12 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
 from famezd.fabric.pins import port_socket
+from famezd.fabric.settings import Settings
 from famezd.faultsettings import FaultSettings, list_mistakes
 from famezd.httpsettings import Http
 from famezd.kinds import personality_class, personality_reference
 from famezd.mailbox import PAGE, SHM
+from famezd.stats import WORD
 from famezd.switch.genz import MAX_SID, SID
 from famezd.switch.personality import FAILURES, Personality
 from famezd.yamlmarks import Document, Loc, Problem, dotted, unreadable
@@ -70,6 +73,10 @@ STANDALONE = "standalone.d"
 DEFAULT_MAILBOX_BYTES = 4 << 20
 GENZ = "genz"
 """The name of the personality that has settings of its own in a section of that name."""
+SUPERVISOR_DESCRIPTORS = 40
+"""That famezd has open with no fabric, and a few connections."""
+DESCRIPTORS_A_FABRIC = 12
+"""That famezd has open for each fabric: what it keeps for the worker, and by what it is in touch with it."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
 
@@ -385,6 +392,39 @@ class FabricSettings(_Model):
                 message = "must have either user, with a user's name or number, or socket: true"
                 yield Mistake(loc, message, whole=True)
 
+    def room_mistakes(self, limit: int) -> Iterator[Mistake]:
+        """Yield what its worker would have no room for here, with `limit` open files and this machine's memory."""
+        try:
+            switch = personality_class(self.personality).is_peer and not self.silent
+        except FAILURES:  # a plug-in's, which `mistakes` reports
+            return
+        because = frozenset({"peers", "vectors", "doorbells", "personality"})
+        size = f"{self.peers} peers of {self.vectors} vector{'s' * (self.vectors != 1)}, {self.doorbells},"
+        if (needed := self._descriptors(self.peers, switch)) > limit:
+            most = bisect_right(range(1, self.peers), limit, key=lambda peers: self._descriptors(peers, switch))
+            fewer = f"have at most {most} peers, or fewer vectors" if most else "have fewer vectors"
+            message = (
+                f"{size} need {needed} open files in the fabric's worker, and the hard limit is {limit}: {fewer},"
+                f" or raise the limit (LimitNOFILE={needed} or more in famezd's unit, or ulimit -Hn before famezd)"
+            )
+            yield Mistake(("peers",), message, because)
+            return
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if (counters := self._sized(self.peers).shape(switch=switch).words * WORD) > memory // 2:
+            message = (
+                f"the counters of {size} take {counters >> 20}M of memory, more than half of this machine's"
+                f" {memory >> 20}M: have fewer peers"
+            )
+            yield Mistake(("peers",), message, because)
+
+    def _sized(self, peers: int) -> Settings:
+        """What is told a worker of so many peers, as far as it decides what that takes."""
+        return Settings("", "", "", 0, peers=peers, vectors=self.vectors, doorbells=self.doorbells)
+
+    def _descriptors(self, peers: int, switch: bool) -> int:
+        """How many descriptors a worker of so many peers needs."""
+        return self._sized(peers).descriptors(switch=switch) + sum(pin.socket for pin in self.pins.values())
+
     def _backing_mistakes(self) -> Iterator[Mistake]:
         backing, because = self.mailbox.backing, frozenset({"mailbox.backing"})
         if self.mailbox.name is not None and backing != "shm":
@@ -481,12 +521,14 @@ def _schema(model: type[_Model]) -> JsonSchemaValue:
     return {"$schema": GenerateJsonSchema.schema_dialect, **model.model_json_schema()}
 
 
-def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
+def load(path: Path, *, environ: Mapping[str, str] = os.environ, limit: int | None = None) -> Config:
     """Read famezd.yaml at `path` and the fabrics in fabrics.d beside it.
 
-    Of fabrics.d, files whose names end in .yaml and do not begin with a dot are read; .yml is a mistake. Raises
-    ConfigError with every mistake found.
+    Of fabrics.d, files whose names end in .yaml and do not begin with a dot are read; .yml is a mistake. With `limit`,
+    the hard limit of open files that workers will have, so is a fabric that needs more, or too much of this machine's
+    memory. Raises ConfigError with every mistake found.
     """
+    kinds.look_again()
     main = CheckedFile(Document.read(path), MainSettings)
     runtime = main.settings.runtime_directory or _runtime_directory(environ)
     if runtime is None:
@@ -500,12 +542,29 @@ def load(path: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
     fabrics = {name: file.settings.resolve(name, runtime) for name, file in files.items() if not _wrong_name(name)}
     config = Config(**dict(main.settings) | {"runtime_directory": runtime, "fabrics": fabrics})
     _check_between(main, files, config)
+    if limit is not None:
+        problems += _room_problems(path, files, limit)
     problems += main.problems
     problems += [problem for file in files.values() for problem in file.problems]
     problems += [problem for name in files for problem in _served_twice(path.parent, name, FABRICS, STANDALONE)]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _room_problems(path: Path, files: _FabricFiles, limit: int) -> Iterator[Problem]:
+    """Report in `files` the fabrics for whose workers there is no room here, and yield whether there is for so many."""
+    for file in files.values():
+        for mistake in file.settings.room_mistakes(limit):
+            file.report_mistake(mistake)
+    pins = sum(pin.socket for file in files.values() for pin in file.settings.pins.values())
+    needed = SUPERVISOR_DESCRIPTORS + DESCRIPTORS_A_FABRIC * len(files) + pins
+    if needed > limit:
+        why = (
+            f"{len(files)} fabrics need {needed} open files in famezd itself, and the hard limit is {limit}: have"
+            f" fewer, or raise the limit (LimitNOFILE={needed} or more in famezd's unit, or ulimit -Hn before famezd)"
+        )
+        yield Problem(path, 1, 1, "", why)
 
 
 def load_standalone(path: Path, name: str, *, environ: Mapping[str, str] = os.environ) -> Fabric:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 
@@ -271,8 +272,21 @@ def personality_class(name: str) -> type[Personality]:
     return found
 
 
+@cache
+def _installed() -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=_PERSONALITIES)}
+
+
+def look_again() -> None:
+    """Find personalities anew when one is named next: some may have been installed.
+
+    To look through what is installed takes milliseconds, and a fabric's personality is asked for a dozen times.
+    """
+    _installed.cache_clear()
+
+
 def _entry_point(name: str) -> EntryPoint:
-    known = {point.name: point for point in entry_points(group=_PERSONALITIES)}
+    known = _installed()
     if name not in known:
         raise NotAllowedError(f"those installed are {', '.join(sorted(known))}")
     return known[name]

@@ -23,6 +23,7 @@ from famezd.config import DEFAULT_CONFIG, FABRICS, STANDALONE, Config, ConfigErr
 from famezd.daemonlog import DaemonLog, open_log
 from famezd.errors import FamezError
 from famezd.notify import Manager, inherited
+from famezd.openfiles import hard_limit
 from famezd.supervisor.accepted import Accepted, at_start
 from famezd.supervisor.logs import configure
 from famezd.supervisor.service import Service
@@ -141,6 +142,12 @@ def _check(path: Path) -> int:
     print(f"{path}: {len(config.fabrics)} fabrics, no mistakes")
     if not config.fabrics:
         print(f"warning: {_nothing(path)}", file=sys.stderr)
+    try:
+        load(path, limit=hard_limit())
+    except ConfigError as e:
+        # Not a mistake yet: systemd starts it with the limit of its unit, not with that of this shell.
+        for problem in e.problems:
+            print(f"warning: started from here it could not be served: {problem}", file=sys.stderr)
     return os.EX_OK
 
 

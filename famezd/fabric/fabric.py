@@ -35,12 +35,13 @@ from famezd.protocol import (
     announcement,
     departure,
     greeting,
+    mark,
     marked,
     refusal,
     setup,
 )
 from famezd.statepage import StatePage
-from famezd.stats import JOINS, LEAVES, SWITCH_ROW, UNSENT, Occupant, Page
+from famezd.stats import JOINS, LEAVES, SWITCH_ROW, TOLD_WORDS, UNSENT, Occupant, Page
 from famezd.switch.personality import Personality
 
 BAN = 10.0
@@ -207,8 +208,11 @@ class Fabric:
         for place in set(range(self._page.shape.places)) - {member.place for member in self.members.values()}:
             self._page.vacate(place)
         self._count_missed()
+        complete = self._complete_marks()
         for member in self.members.values():
-            self._resume_outbox(member)
+            # Nearly all were told all, and to find that out one by one would take a second for a thousand.
+            if self._marks(member) != complete:
+                self._resume_outbox(member)
         # Before the personality is asked anything: what it rings is in flight, too.
         self.relay.redeliver()
         self._switch.resumed([member.id for member in self.members.values()])
@@ -394,6 +398,19 @@ class Fabric:
         self.members[connection.fileno()] = member
         self.epoll.register(connection, _LISTENING)
 
+    def _complete_marks(self) -> list[int]:
+        """The marks of a member to whom nothing is to be sent any more."""
+        known = self._known()
+        told = [mark(known[place], self.vectors) if place in known else 0 for place in range(self._page.shape.places)]
+        return [0, 1, 1, 1, *told]
+
+    def _marks(self, member: Peer) -> list[int]:
+        """What a member has been sent: of the greeting whether it was, of others nothing where they have left."""
+        start = self._page.told_at(member.place)
+        doubt, *marks = self._page.words[start : start + TOLD_WORDS + self._page.shape.places].tolist()
+        greeted, told = marks[: TOLD_WORDS - 1], marks[TOLD_WORDS - 1 :]
+        return [doubt, *(int(word != 0) for word in greeted), *(word if word & 0xFFFF else 0 for word in told)]
+
     def _resume_outbox(self, member: Peer) -> None:
         """Queues what a member has still to be sent: what there is, less what it has been told."""
         words, told_at = self._page.words, self._page.told_at
@@ -436,13 +453,18 @@ class Fabric:
         else:
             self._leave(newcomer, "doubt")
 
+    def _known(self) -> dict[int, PeerId]:
+        """The ids that are there for members to know, by place."""
+        known = {other.place: other.id for other in self.members.values()}
+        if self._sticky:
+            known |= {place: PeerId(self._first_id + place) for place in range(self.peers)}
+        if self._switch_place is not None:
+            known[self._switch_place] = PeerId(self._switch.switch)
+        return known
+
     def _others(self, member: Peer) -> list[tuple[int, PeerId | None]]:
         """All places in the order of a set-up, and the id that is there for a member to know: its own comes last."""
-        present = {other.place: other.id for other in self.members.values()}
-        if self._sticky:
-            present |= {place: PeerId(self._first_id + place) for place in range(self.peers)}
-        if self._switch_place is not None:
-            present[self._switch_place] = PeerId(self._switch.switch)
+        present = self._known()
         places = [place for place in range(self._page.shape.places) if place != member.place]
         return [*((place, present.get(place)) for place in places), (member.place, member.id)]
 
@@ -659,7 +681,8 @@ class Fabric:
             # Before anybody is told: whoever goes on from the ark must not take the peer for one that is there.
             self._ledger.left(member.place, member.id, self._wiring.count(member.place) + 1)
             hang_up(member.connection.detach())
-            others = [] if self._sticky else list(self.members.values())
+            # Who is to leave as well is told nothing more: of a thousand that go at once none hears of the others.
+            others = [] if self._sticky else [other for other in self.members.values() if not other.leaving]
             for other in others:
                 # Before the bells are closed: an outbox may hold them still.
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))

@@ -465,7 +465,9 @@ def open_worker(arguments: list[str], logger: log.Log) -> Worker | None:
     except FamezError as e:
         logger.say(log.ERROR, str(e))
     except OSError as e:
-        logger.say(log.ERROR, f"cannot start: {e.strerror or e}")
+        # Also for what it hands its manager, and that is of all of the user's processes.
+        more = "; raise the limit of open files (LimitNOFILE=)" if e.errno in (errno.EMFILE, errno.ETOOMANYREFS) else ""
+        logger.say(log.ERROR, f"cannot start: {e.strerror or e}{more}")
     return None
 
 

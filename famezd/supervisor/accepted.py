@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from famezd import kinds
 from famezd.config import Config, ConfigError, Fabric, load
+from famezd.openfiles import hard_limit
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.store import Store
 
@@ -64,7 +65,7 @@ def at_start(path: Path, store: Store) -> tuple[Accepted, ConfigError | None]:
     """
     former = recall(store)
     try:
-        config = load(path)
+        config = load(path, limit=hard_limit())
     except ConfigError as e:
         if former is None:
             raise

@@ -15,6 +15,7 @@ from famezd.configreport import report
 from famezd.errors import FamezError
 from famezd.fabric.listener import ListenerError
 from famezd.faultsettings import read_fault
+from famezd.openfiles import hard_limit
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.http.addresses import HttpError
 from famezd.supervisor.http.server import Prepared
@@ -101,7 +102,7 @@ class Operations:
 
     def check(self) -> Config:
         """Reads the configuration and changes nothing; raises ConfigError if a reload would refuse it for a mistake."""
-        config = load(self._service.path)
+        config = load(self._service.path, limit=hard_limit())
         running = self._service.accepted.config.runtime_directory
         if config.runtime_directory != running:
             why = f"is {running} as long as famezd runs: restart famezd to change it"
@@ -151,6 +152,7 @@ class Operations:
         served = {name: w.fabric for name, w in service.workers.items() if self._waits(w, config, reloaded)}
         service.accept(config, served)
         service.tell_of_http()
+        service.tell_of_parking()
         await self._change(config, reloaded)
         await self._add(config, reloaded)
         # Now with the fault rules that are in force.

@@ -17,6 +17,7 @@ from famezd.config import Config, ConfigError, Fabric
 from famezd.errors import FamezError
 from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
+from famezd.openfiles import in_flight_limit
 from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
 from famezd.supervisor.http.addresses import HttpError
@@ -25,6 +26,7 @@ from famezd.supervisor.job import is_restart
 from famezd.supervisor.metrics.own import registry
 from famezd.supervisor.metrics.scrape import Scraper
 from famezd.supervisor.operations import Operations
+from famezd.supervisor.parking import remark
 from famezd.supervisor.runtime import runtime_directory
 from famezd.supervisor.settings import worker_settings
 from famezd.supervisor.status.health import unready
@@ -76,6 +78,7 @@ class Service:
         self._ready = False
         self._told = ""
         self._remarked = ""
+        self._parking = ""
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
         scraper = Scraper(lambda: self.workers, self.look_at, registry(self.config))
@@ -186,6 +189,7 @@ class Service:
                 raise
             # Machines wait for their fabrics.
         self.tell_of_http()
+        self.tell_of_parking()
 
     async def _serve(self) -> None:
         started = asyncio.ensure_future(self.start(list(self.workers.values())))
@@ -281,6 +285,13 @@ class Service:
         if remark and remark != self._remarked:
             self._log.warning(remark)
         self._remarked = remark
+
+    def tell_of_parking(self) -> None:
+        """Logs that not all fabrics could be full and outlive their workers, each time that it is something else."""
+        said = remark([worker_settings(fabric) for fabric in self.accepted.config.fabrics.values()], in_flight_limit())
+        if said and said != self._parking:
+            self._log.warning(said)
+        self._parking = said
 
     def tell_status(self) -> None:
         """Tells systemd how things are, if that has changed."""

@@ -395,10 +395,16 @@ class Worker:
         except StatsError as e:
             # One that an older famezd left; the worker makes another.
             self._log.debug("no counters", why=str(e))
+        except OSError as e:
+            self._log.error("its counters cannot be read: raise the limit of open files", why=e.strerror)
 
     def _look_at_state(self, descriptor: int) -> None:
         self._forget_state()
-        copy = os.dup(descriptor)
+        try:
+            copy = os.dup(descriptor)
+        except OSError as e:
+            self._log.error("its switch's state cannot be read: raise the limit of open files", why=e.strerror)
+            return
         try:
             self.state_page = StatePage.open(copy)
         except StateError as e:

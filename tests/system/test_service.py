@@ -361,8 +361,9 @@ def test_a_descriptor_limit_that_is_too_low_is_an_error_with_the_number(tmp_path
         check=False,
         timeout=PATIENCE,
     )
-    assert done.returncode == 1
-    assert "fabric lab: a full fabric needs 3182 descriptors, and the hard limit is 512" in done.stderr
+    assert done.returncode == 2
+    assert "lab.yaml:3:8: peers: 14 peers of 16 vectors, relayed, need 3182 open files" in done.stderr
+    assert "the hard limit is 512: have at most 5 peers" in done.stderr
     assert "LimitNOFILE=3182" in done.stderr
 
 
