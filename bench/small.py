@@ -76,7 +76,8 @@ _REST_TOLD = """
 Wake-ups are voluntary context switches of all threads (/proc/PID/status), with systemd's watchdog of ten seconds in
 force, which famezd.service sets, and the supervisor's for its workers, of as many. What remains are these: three
 signs of life in ten seconds from each process. The supervisor gives its own when it looks at its workers', all at
-once, and notes what was rung; so it does not wake more often when there are more fabrics.
+once, and notes what was rung; so it does not wake more often when there are more fabrics. Most of its processor time
+is that of waking up; each further fabric adds a look at its page and a checksum of its counters.
 """
 _PAGES_HEAD = ("peers of 16 vectors", "MiB", "of it counters", "same, ms", "at once", "all new, ms", "at once")
 _PAGES_TOLD = """
@@ -94,8 +95,8 @@ class Use(NamedTuple):
 
     wakes: int
     """How often it slept and was woken, all its threads together (voluntary_ctxt_switches)."""
-    ticks: int
-    """Of processor time, its own and the kernel's for it."""
+    nanoseconds: int
+    """Of processor time, its own and the kernel's for it (schedstat, which is more exact than utime and stime)."""
 
 
 def bare(kind: Kind, imports: str, *options: str) -> Memory:
@@ -154,13 +155,13 @@ def _row(what: str, found: Memory, imported: Memory, nothing: Memory, most: floa
 
 def use(pid: int) -> Use:
     """What a process has done so far."""
-    wakes = 0
+    wakes = nanoseconds = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)$", (task / "status").read_text(), re.MULTILINE)
         assert found is not None
         wakes += int(found[1])
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Use(wakes, int(fields[11]) + int(fields[12]))
+        nanoseconds += int((task / "schedstat").read_text().split()[0])
+    return Use(wakes, nanoseconds)
 
 
 def measure_rest(kind: Kind, fabrics: Mapping[str, str], peers: int) -> list[list[str]]:
@@ -176,9 +177,9 @@ def measure_rest(kind: Kind, fabrics: Mapping[str, str], peers: int) -> list[lis
         signs = famezd.listen(WATCHED)
         after, seconds = {pid: use(pid) for pid in pids}, time.monotonic() - began
     assert signs >= WATCHED / WATCHDOG, "systemd would have killed it"
-    done = {pid: Use(after[pid].wakes - before[pid].wakes, after[pid].ticks - before[pid].ticks) for pid in pids}
+    done = {pid: Use(*(now - then for then, now in zip(before[pid], after[pid], strict=True))) for pid in pids}
     supervisor, workers = done[pids[0]], [done[pid] for pid in pids[1:]]
-    most = Use(max(worker.wakes for worker in workers), max(worker.ticks for worker in workers))
+    most = Use(*map(max, zip(*workers, strict=True)))
     there = f"{len(fabrics)} fabrics, {peers or 'no'} peers, {kind.name}"
     return [
         _rest(f"supervisor, {there}", supervisor, seconds),
@@ -187,10 +188,10 @@ def measure_rest(kind: Kind, fabrics: Mapping[str, str], peers: int) -> list[lis
 
 
 def _rest(what: str, done: Use, seconds: float) -> list[str]:
-    wakes = done.wakes / seconds
-    verdict = "met" if wakes <= WAKE_UPS and done.ticks <= 1 else "**missed**"
-    tick = 1000 // os.sysconf("SC_CLK_TCK")
-    return [what, f"{wakes:.2f}", f"{done.ticks * tick}", f"at most {WAKE_UPS:g}, and {tick} ms: {verdict}"]
+    # What the kernel tells of processor time elsewhere is in whole ticks: less than one is none.
+    wakes, ms, tick = done.wakes / seconds, done.nanoseconds / 1e6, 1000 / os.sysconf("SC_CLK_TCK")
+    verdict = "met" if wakes <= WAKE_UPS and ms < tick else "**missed**"
+    return [what, f"{wakes:.2f}", f"{ms:.1f}", f"at most {WAKE_UPS:g}, and less than {tick:g} ms: {verdict}"]
 
 
 def measure_pages() -> list[list[str]]:
