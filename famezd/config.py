@@ -23,7 +23,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from famezd import kinds
 from famezd.checkedfile import CheckedFile, ConfigError, Mistake
 from famezd.fabric.pins import port_socket
-from famezd.fabric.settings import Settings
+from famezd.fabric.settings import SPARE_DESCRIPTORS, Settings
 from famezd.faultsettings import FaultSettings, list_mistakes
 from famezd.httpsettings import Http
 from famezd.kinds import personality_class, personality_reference
@@ -416,6 +416,15 @@ class FabricSettings(_Model):
                 f" {memory >> 20}M: have fewer peers"
             )
             yield Mistake(("peers",), message, because)
+
+    @property
+    def parked(self) -> int:
+        """How many descriptors its worker parks for a successor when the fabric is full."""
+        try:
+            switch = personality_class(self.personality).is_peer and not self.silent
+        except FAILURES:  # a plug-in's, of which the worker will tell
+            switch = True
+        return self._sized(self.peers).descriptors(switch=switch) - SPARE_DESCRIPTORS
 
     def _sized(self, peers: int) -> Settings:
         """What is told a worker of so many peers, as far as it decides what that takes."""

@@ -288,7 +288,7 @@ class Service:
 
     def tell_of_parking(self) -> None:
         """Logs that not all fabrics could be full and outlive their workers, each time that it is something else."""
-        said = remark([worker_settings(fabric) for fabric in self.accepted.config.fabrics.values()], in_flight_limit())
+        said = remark([fabric.parked for fabric in self.accepted.config.fabrics.values()], in_flight_limit())
         if said and said != self._parking:
             self._log.warning(said)
         self._parking = said

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from famezd.config import DESCRIPTORS_A_FABRIC, SUPERVISOR_DESCRIPTORS, ConfigError, load
-from famezd.fabric.settings import SPARE_DESCRIPTORS, Settings
+from famezd.config import DESCRIPTORS_A_FABRIC, SUPERVISOR_DESCRIPTORS, ConfigError, FabricSettings, Genz, load
+from famezd.fabric.settings import SPARE_DESCRIPTORS
 from famezd.openfiles import hard_limit, in_flight_limit
 from famezd.supervisor.parking import needed, remark
 
@@ -86,25 +87,37 @@ def test_more_fabrics_than_famezd_may_have_open_files_for(problems: Problems) ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("fabric", "parked"),
+    [
+        (FabricSettings(peers=2, vectors=1), 2 * (1 + 2)),
+        (FabricSettings(peers=4, vectors=16), 4 * (1 + 4 * 16)),
+        (FabricSettings(peers=2, vectors=4, personality="genz"), 2 * (1 + 3 * 4)),
+        (FabricSettings(peers=2, vectors=4, personality="genz", genz=Genz(silent=True)), 2 * (1 + 2 * 4)),
+    ],
+)
+def test_what_a_full_fabric_parks(fabric: FabricSettings, parked: int) -> None:
+    assert fabric.parked == parked
+
+
+def test_fabric_whose_personality_is_broken_is_told_of_by_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric = FabricSettings(peers=2, vectors=4)
+
+    def broken(_: str) -> NoReturn:
+        raise ImportError
+
+    monkeypatch.setattr("famezd.config.personality_class", broken)
+    assert fabric.parked == 2 * (1 + 3 * 4)
+
+
 def test_what_all_park_and_the_largest_once_more() -> None:
-    small = Settings("small", "", "", 0, peers=2, vectors=1)
-    large = Settings("large", "", "", 0, peers=4, vectors=16)
-    switched = small._replace(personality="famezd.switch.genz:Genz", peers=2, vectors=4)
     assert needed([]) == 0
-    assert needed([small]) == 2 * 2 * (1 + 2)
-    assert needed([small, large]) == 2 * 3 + 2 * 4 * (1 + 4 * 16)
-    assert needed([switched]) == 2 * 2 * (1 + 3 * 4)
-
-
-def test_fabric_whose_personality_is_broken_is_told_of_by_its_worker() -> None:
-    assert needed([Settings("broken", "", "", 0, peers=2, vectors=4, personality="nowhere:Nothing")]) == 2 * 2 * (
-        1 + 3 * 4
-    )
+    assert needed([6]) == 12
+    assert needed([6, 260]) == 6 + 2 * 260
 
 
 def test_it_is_told_when_it_is_too_much() -> None:
-    fabrics = [Settings("lab", "", "", 0, peers=4, vectors=16)] * 3
-    assert needed(fabrics) == 4 * 4 * 65
+    fabrics = [260] * 3
     assert remark(fabrics, None) == remark(fabrics, 1040) == ""
     assert remark(fabrics, 1039).startswith("when all fabrics are full they park 1040 descriptors for")
     assert "is 1039: a fabric that finds no room would not outlive its worker" in remark(fabrics, 1039)
