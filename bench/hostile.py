@@ -205,7 +205,7 @@ def measure(attack: Attack, directory: Path, rounds: int) -> None:
         os.sched_setaffinity(0, {second})
         first_of_all(pid)
         first_of_all(0)
-        with echoing(bells(b, b.id)[0], bells(b, a.id)[0], second):
+        with echoing(bells(b, b.id)[0], bells(b, a.id)[0], {second}):
             for _ in range(rounds):
                 for chosen, taken in ((None, alone), (attack, beside)):
                     with attacked(chosen, path, second):

@@ -74,11 +74,11 @@ def echo(bell_in: int, bell_out: int) -> None:
 
 
 @contextmanager
-def echoing(bell_in: int, bell_out: int, processor: int) -> Iterator[None]:
-    """A process that echoes, on one processor."""
+def echoing(bell_in: int, bell_out: int, processors: set[int]) -> Iterator[None]:
+    """A process that echoes, on some processors."""
     pid = os.fork()
     if pid == 0:
-        os.sched_setaffinity(0, {processor})
+        os.sched_setaffinity(0, processors)
         echo(bell_in, bell_out)
     try:
         yield

@@ -176,7 +176,7 @@ def measure_latency(url: str, path: Path, rounds: int) -> None:
     with Peer.join(path) as one, Peer.join(path) as other:
         bell_out, bell_in = bells(one, other.id)[0], bells(one, one.id)[0]
         echo_in, echo_out = bells(other, other.id)[0], bells(other, one.id)[0]
-        with echoing(echo_in, echo_out, sorted(os.sched_getaffinity(0))[-1]):
+        with echoing(echo_in, echo_out, {max(os.sched_getaffinity(0))}):
             for _ in range(rounds):
                 quiet = round_trips(bell_out, bell_in)
                 with scraping(url):
