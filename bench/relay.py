@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from bench.report import Comparison, Grid, Part, Row, Section, main
 from bench.roundtrips import BARE, DIRECT, IN_C, RELAYED, ROUND_TRIPS, Trips, measure, placements, ways
-from bench.throughput import BELLS, PEERS, VECTORS, Rate, bare_pairs, crowd_in_c, on, rate, worker_crowd
+from bench.throughput import PEERS, VECTORS, Rate, bare_pairs, crowd_in_c, on, rate, worker_crowd
 
 AIM = 500_000
 """Ready doorbells that a worker is to relay in a second."""
@@ -88,7 +88,7 @@ def throughput(directory: Path, rounds: int) -> Iterator[Part]:
     busy, wall = ([r[i] for r in one] for i in (1, 0))
     verdict = "met" if statistics.median(busy) >= AIM else "**missed**"
     yield f"""
-        {BELLS:,} bells of {PEERS} peers with {VECTORS} vectors have been rung when the relay begins to look. The target
+        {len(crowd.bells):,} bells of {PEERS} peers with {VECTORS} vectors have been rung when the relay begins to look. The target
         is {AIM:,} doorbells in a second of the worker's busy time: {verdict}."""
     rows = [
         Row("of its busy time", busy, [r.wall for r in in_c], bare),

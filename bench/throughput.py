@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +25,9 @@ from famezd.fabric.settings import Settings
 from famezd.stats import Page
 
 PEERS, VECTORS = 14, 16
-BELLS = PEERS * (PEERS - 1) * VECTORS - VECTORS
-"""Those of all peers, but for those from peer 0 to peer 1, which have a fault rule of their own in some figures."""
+BELLS = PEERS * (PEERS - 1) * VECTORS - VECTORS - (PEERS - 2)
+"""Those of all peers, but for those from peer 0 to peer 1, which have a fault rule of their own in some figures, and
+those that lead where the last one does."""
 
 
 class Rate(NamedTuple):
@@ -41,7 +43,7 @@ class Crowd(ABC):
     """A relay and all the bells that it watches."""
 
     def __init__(self, pid: int, bells: Sequence[int], last: int) -> None:
-        """`last` is the receiver of the last of the bells."""
+        """`last` is the receiver of the last of the bells, and of no other."""
         self.pid = pid
         self.bells = bells
         self.last = last
@@ -62,9 +64,11 @@ class Worker(Crowd):
         self._peers = [Peer.join(settings.socket) for _ in range(settings.peers)]
         self._page = Page.open(_page_descriptor(process.pid))
         pairs = [(peer, other) for peer in self._peers for other in peer.peers if (peer.id, other) != (0, 1)]
-        receiver = next(peer for peer in self._peers if peer.id == pairs[-1][1])
-        rung = [bell for peer, other in pairs for bell in bells(peer, other)]
-        super().__init__(process.pid, rung, bells(receiver, receiver.id)[-1])
+        ringer, rung = pairs[-1]
+        # By the last bell and no other is its receiver rung.
+        rings = [bells(*pair)[: -1 if pair[0] is not ringer and pair[1] == rung else None] for pair in pairs]
+        receiver = next(peer for peer in self._peers if peer.id == rung)
+        super().__init__(process.pid, list(chain.from_iterable(rings)), bells(receiver, rung)[-1])
 
     def counted(self) -> int:
         """How many doorbells were counted."""
@@ -118,7 +122,8 @@ def crowd_in_c() -> Iterator[InC]:
     waiting = select.epoll()
     for receiver in receivers:
         waiting.register(receiver, select.EPOLLIN)
-    pairs = [(os.eventfd(0, os.EFD_NONBLOCK), receivers[n % len(receivers)]) for n in range(BELLS)]
+    leads_to = [*islice(cycle(receivers[:-1]), BELLS - 1), receivers[-1]]
+    pairs = [(os.eventfd(0, os.EFD_NONBLOCK), receiver) for receiver in leads_to]
     with relay_in_c(pairs) as (pid, page):
         yield InC(pid, page, pairs)
     waiting.close()
