@@ -86,10 +86,11 @@ def throughput(directory: Path, rounds: int) -> Iterator[Part]:
             one.append(rate([crowd]))
             in_c.append(rate([yardstick]))
     busy, wall = ([r[i] for r in one] for i in (1, 0))
+    n = len(crowd.bells)
     verdict = "met" if statistics.median(busy) >= AIM else "**missed**"
     yield f"""
-        {len(crowd.bells):,} bells of {PEERS} peers with {VECTORS} vectors have been rung when the relay begins to look. The target
-        is {AIM:,} doorbells in a second of the worker's busy time: {verdict}."""
+        {n:,} bells of {PEERS} peers with {VECTORS} vectors have been rung when the relay begins to look. The target is
+        {AIM:,} doorbells in a second of the worker's busy time: {verdict}."""
     rows = [
         Row("of its busy time", busy, [r.wall for r in in_c], bare),
         Row("of all time, its start included", wall, [r.wall for r in in_c], bare),

@@ -139,7 +139,7 @@ class Relay:
 
     @property
     def calm(self) -> bool:
-        """Whether nothing is to be done but to wait for bells: none has to wait, nothing is for the switch, or held up."""
+        """Whether there is nothing to do but to wait: no bell waits, nothing is for the switch or held up."""
         return not (self._waiting or self.for_switch or self.faults.holds)
 
     def share(self, events: Collection[Event]) -> Collection[Event]:
