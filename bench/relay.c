@@ -1,8 +1,9 @@
 /* The relay's yardstick: what famezd/fabric/relay.py does for each doorbell, and nothing else, in C.
  *
- *     relay PAGE BELL:RECEIVER ...
+ *     relay LOOK PAGE BELL:RECEIVER ...
  *
- * The numbers are of descriptors that it inherits: PAGE of shared memory, which begins with the record of the doorbell
+ * LOOK is for how many nanoseconds it looks for what comes next before it sleeps, if the last came as soon; 0 for never.
+ * The other numbers are of descriptors that it inherits: PAGE of shared memory, which begins with the record of the doorbell
  * in flight (rings, index of its counter, the counter's old value), and then has a counter for each bell; all others of
  * eventfds. It waits for all bells, edge-triggered, and passes on what is rung, exact across SIGKILL as famezd is.
  */
@@ -15,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* As many events at once as Python's epoll objects take. */
@@ -57,24 +59,48 @@ static struct bell *watched(int epoll, int n, char **numbers)
     return bells;
 }
 
+static int64_t now(void)
+{
+    struct timespec clock;
+
+    clock_gettime(CLOCK_MONOTONIC, &clock);
+    return clock.tv_sec * 1000000000 + clock.tv_nsec;
+}
+
+static int look(int epoll, struct epoll_event *events, int64_t until)
+{
+    int ready;
+
+    do
+        ready = epoll_wait(epoll, events, EVENTS, 0);
+    while (!ready && now() < until);
+    return ready;
+}
+
 int main(int argc, char **argv)
 {
-    int n = argc - 2, epoll = epoll_create1(0);
+    int n = argc - 3, epoll = epoll_create1(0);
+    int64_t longest, ended = 0, waited = INT64_MAX;
     struct epoll_event events[EVENTS];
     volatile uint64_t *page;
 
     if (n < 1)
-        errx(2, "usage: relay PAGE BELL:RECEIVER ...");
-    page = mmap(NULL, (COUNTERS + n) * sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[1]), 0);
+        errx(2, "usage: relay LOOK PAGE BELL:RECEIVER ...");
+    longest = atoll(argv[1]);
+    page = mmap(NULL, (COUNTERS + n) * sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
     if (page == MAP_FAILED)
         err(1, "page");
-    watched(epoll, n, argv + 2);
+    watched(epoll, n, argv + 3);
     puts("relays");
     fflush(stdout);
     for (;;) {
-        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        int ready = waited < longest ? look(epoll, events, ended + longest) : 0;
 
+        if (!ready)
+            ready = epoll_wait(epoll, events, EVENTS, -1);
+        waited = now() - ended;
         for (int i = 0; i < ready; i++)
             pass_on(page, events[i].data.ptr);
+        ended = now();
     }
 }

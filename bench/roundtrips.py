@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.programs import bells, echoing, worker
+from bench.programs import WORKER, bells, echoing, worker
 from bench.yardstick import relay_in_c
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
+from famezd.fabric.worker import SOON
 
 PEERS, VECTORS = 14, 16
 ROUND_TRIPS = 2_000
 BARE, DIRECT, IN_C, RELAYED = "eventfds alone", "direct fabric", "relay in C", "relayed fabric"
+ASLEEP, AWAKE = "relayed, asleep at once", "relay in C, awake for a while"
+
+SLEEPS = "import famezd.fabric.worker as worker; worker.SOON = 0; raise SystemExit(worker.main())"
+"""A worker that sleeps at once when it has nothing to do."""
 
 
 class Way(NamedTuple):
@@ -71,18 +76,20 @@ def ways(directory: Path) -> Iterator[dict[str, Way]]:
             BARE: Way(there, there, back, back),
             DIRECT: stack.enter_context(fabric(directory, "direct")),
             IN_C: stack.enter_context(yardstick()),
+            AWAKE: stack.enter_context(yardstick(SOON)),
             RELAYED: stack.enter_context(fabric(directory, "relayed")),
+            ASLEEP: stack.enter_context(fabric(directory, "relayed", SLEEPS)),
         }
         os.close(there)
         os.close(back)
 
 
 @contextmanager
-def fabric(directory: Path, doorbells: str) -> Iterator[Way]:
+def fabric(directory: Path, doorbells: str, program: str = WORKER) -> Iterator[Way]:
     """Two peers of a fabric of famezd's."""
-    path = str(directory / f"{doorbells}.sock")
+    path = str(directory / f"{doorbells}{program is WORKER}.sock")
     settings = Settings("bench", path, "famez-bench", 1 << 20, backing="memfd", doorbells=doorbells)
-    with worker(settings) as process, Peer.join(path) as a, Peer.join(path) as b:
+    with worker(settings, program) as process, Peer.join(path) as a, Peer.join(path) as b:
         out, back = bells(a, b.id)[0], bells(a, a.id)[0]
         echo_in, echo_out = bells(b, b.id)[0], bells(b, a.id)[0]
         # A client waits for all its bells, which costs who rings them a little; the two here wait for themselves.
@@ -92,12 +99,12 @@ def fabric(directory: Path, doorbells: str) -> Iterator[Way]:
 
 
 @contextmanager
-def yardstick() -> Iterator[Way]:
+def yardstick(look: int = 0) -> Iterator[Way]:
     """The relay in C, with as many bells as two peers of a full fabric have."""
     first, second = ([os.eventfd(0, os.EFD_NONBLOCK) for _ in range(VECTORS)] for _ in range(2))
     leads_to = [eventfd for receivers in (first, second) for _ in range(PEERS - 1) for eventfd in receivers]
     pairs = [(os.eventfd(0, os.EFD_NONBLOCK), eventfd) for eventfd in leads_to]
-    with relay_in_c(pairs) as (pid, _):
+    with relay_in_c(pairs, look) as (pid, _):
         yield Way(out=pairs[-VECTORS][0], echo_in=second[0], echo_out=pairs[0][0], back=first[0], relay=pid)
     for eventfd in [*(bell for bell, _ in pairs), *first, *second]:
         os.close(eventfd)

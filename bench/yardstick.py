@@ -19,9 +19,10 @@ COUNTERS = 3
 
 
 @contextmanager
-def relay_in_c(bells: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+def relay_in_c(bells: Sequence[tuple[int, int]], look: int = 0) -> Iterator[tuple[int, memoryview]]:
     """The C relay, which passes on what these bells are rung to the receivers beside them; yields its pid and page.
 
+    It looks for the next doorbell for as many nanoseconds before it sleeps as `look` says, as a worker does.
     The page has a counter for each bell from the word COUNTERS on.
     """
     with TemporaryDirectory() as directory:
@@ -29,7 +30,7 @@ def relay_in_c(bells: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryvi
         page = os.memfd_create("famez-bench-c")
         os.ftruncate(page, (COUNTERS + len(bells)) * WORD)
         words = memoryview(mmap.mmap(page, 0)).cast("Q")
-        command = [program, str(page), *(f"{bell}:{receiver}" for bell, receiver in bells)]
+        command = [program, str(look), str(page), *(f"{bell}:{receiver}" for bell, receiver in bells)]
         inherited = {page, *(eventfd for pair in bells for eventfd in pair)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=tuple(inherited)) as process:
             os.close(page)

@@ -54,7 +54,7 @@ _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
 _PAUSE = 1.0
 """Seconds without accepting, after the kernel had no descriptor or memory for a newcomer."""
-_SOON = 50_000
+SOON = 50_000
 """Nanoseconds for which the loop looks without sleeping for what comes next, if the last came as soon."""
 _STATUS_EVERY = 1.0
 _FINISH = 2.0
@@ -259,11 +259,11 @@ class Worker:
         due = self._tick(ended / 1e9)
         while not self._stopping:
             # To be woken from sleep takes longer than all that is done for a doorbell.
-            events = soon and fabric.calm and _look(poll, ended + _SOON)
-            if not events:
-                events = poll(-1 if due is None else max(0.0, due - ended / 1e9))
+            events = (soon and fabric.calm and _look(poll, ended + SOON)) or poll(
+                -1 if due is None else max(0.0, due - ended / 1e9)
+            )
             began = clock()
-            soon = began - ended < _SOON
+            soon = began - ended < SOON
             others = fabric.turn(events)
             if others:
                 self._hear(others)
