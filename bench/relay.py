@@ -6,14 +6,31 @@ them eventfds alone, and a relay of the same shape in C (bench/relay.c).
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.report import Comparison, Grid, Part, Row, Section, main
-from bench.roundtrips import ASLEEP, AWAKE, BARE, DIRECT, IN_C, RELAYED, ROUND_TRIPS, Trips, measure, placements, ways
+from bench import bursts, turns
+from bench.report import Comparison, Grid, Part, Plot, Row, Section, Series, main
+from bench.roundtrips import (
+    ASLEEP,
+    AWAKE,
+    BARE,
+    DIRECT,
+    IN_C,
+    RELAYED,
+    ROUND_TRIPS,
+    Placement,
+    Trips,
+    fabric,
+    measure,
+    placements,
+    ways,
+)
 from bench.throughput import PEERS, VECTORS, Rate, bare_pairs, crowd_in_c, on, rate, worker_crowd
 from famezd.fabric.worker import SOON
 
@@ -40,10 +57,8 @@ Trip = Mapping[str, Trips]
 def section(rounds: int) -> Section:
     """All figures of the relay."""
     with TemporaryDirectory() as directory:
-        return Section(
-            "Relayed doorbells",
-            [*latency(Path(directory), rounds), *throughput(Path(directory), rounds), *rules(Path(directory), rounds)],
-        )
+        parts = [part(Path(directory), rounds) for part in (latency, at_once, throughput, rules, profile)]
+        return Section("Relayed doorbells", [*chain.from_iterable(parts)])
 
 
 def latency(directory: Path, rounds: int) -> Iterator[Part]:
@@ -83,6 +98,21 @@ def _spread(trips: Mapping[str, Trip]) -> Grid:
         for name, way in trip.items()
     ]
     return Grid("Median and 99th percentile of each, us", ["", "p50", "p99"], rows)
+
+
+def at_once(directory: Path, rounds: int) -> Iterator[Part]:
+    """Round trips of several doorbells at once."""
+    found = bursts.measure(directory, rounds)
+    yield """
+        Several peers, one for each vector, ring another one in the same moment, and all are rung back: the time until
+        the last has been. The peers are on one processor, and who is rung on another."""
+    rows = [Row(f"{n} at once", ways[RELAYED], ways[AWAKE], ways[BARE]) for n, ways in found.items()]
+    yield Comparison("Until all have been rung back", "us", AWAKE, rows, limit=BARE)
+    series = [
+        Series(name, list(found), [statistics.median(ways[name]) for ways in found.values()])
+        for name in (BARE, AWAKE, RELAYED)
+    ]
+    yield Plot("relay", "Doorbells of several peers at once", "peers that ring", "us until all are rung back", series)
 
 
 def throughput(directory: Path, rounds: int) -> Iterator[Part]:
@@ -138,6 +168,33 @@ def rules(directory: Path, rounds: int) -> Iterator[Part]:
     without = times.pop("no rule")
     rows = [Row(name, measured, without) for name, measured in times.items()]
     yield Comparison("With fault rules", "ns a doorbell", "no rule", rows)
+
+
+def profile(directory: Path, rounds: int) -> Iterator[Part]:
+    """Where the time goes."""
+    yield turns.steps()
+    if os.geteuid() != 0:
+        yield "Only root may see what is the kernel's: perf and strace look into other processes."
+        return
+    everywhere, one = placements()[0], placements()[3]
+    with worker_crowd(directory, "profile") as crowd, fabric(directory, "relayed") as way:
+
+        def trips(placement: Placement) -> None:
+            measure({RELAYED: way}, placement, rounds)
+
+        def many() -> None:
+            for _ in range(10 * rounds):
+                rate([crowd])
+
+        assert way.relay is not None
+        yield turns.kernel(
+            {
+                "ready doorbells": (crowd.pid, many),
+                f"round trips, {everywhere.name}": (way.relay, lambda: trips(everywhere)),
+                f"round trips, {one.name}": (way.relay, lambda: trips(one)),
+            }
+        )
+        yield turns.system_calls(way.relay, 2 * rounds * ROUND_TRIPS, lambda: trips(everywhere))
 
 
 if __name__ == "__main__":
