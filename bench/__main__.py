@@ -17,7 +17,7 @@ from bench import machine
 from bench.report import ROUNDS, Section, fill
 
 DOCS = Path(__file__).parents[1] / "docs"
-PARTS = ("relay",)
+PARTS = ("relay", "mailbox", "resume", "hostile", "scrape")
 """Modules of bench/, in the order of the page; each has `section(rounds)`."""
 
 _HEAD = """
