@@ -191,11 +191,11 @@ def measure_latency(url: str, path: Path, rounds: int) -> tuple[list[list[float]
     return quiet, busy
 
 
-def section(rounds: int, fabrics: int = FABRICS) -> Section:
+def section(rounds: int) -> Section:
     """What a scrape takes, and what it takes from others."""
     text = f"peers: {PEERS}\nvectors: {VECTORS}\nmailbox: {{backing: memfd}}\n"
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        names = [f"f{n}" for n in range(fabrics)]
+        names = [f"f{n}" for n in range(FABRICS)]
         url = stack.enter_context(famezd(Path(folder), dict.fromkeys(names, text)))
         sockets = [Path(folder, "run", f"{name}.sock") for name in names]
         for path in sockets[1:]:
@@ -204,14 +204,14 @@ def section(rounds: int, fabrics: int = FABRICS) -> Section:
         quiet, busy = measure_latency(url, sockets[0], rounds)
         for _ in range(PEERS):
             stack.enter_context(seat(sockets[0]))
-        scrapes = measure_scrapes(url, fabrics, rounds)
-    return Section("A scrape", [*_told(scrapes, fabrics), _latency(quiet, busy)])
+        scrapes = measure_scrapes(url, FABRICS, rounds)
+    return Section("A scrape", [*_told(scrapes), _latency(quiet, busy)])
 
 
-def _told(scrapes: Scrapes, fabrics: int) -> Iterator[Part]:
+def _told(scrapes: Scrapes) -> Iterator[Part]:
     took = statistics.median(scrapes.times)
     yield f"""
-        A scrape of {fabrics} fabrics with {PEERS} peers each, which are {scrapes.series:,} series, takes {took:.0f} ms
+        A scrape of {FABRICS} fabrics with {PEERS} peers each, which are {scrapes.series:,} series, takes {took:.0f} ms
         from asking to the last byte, at most {max(scrapes.times):.0f} ms; the target is {AIM} ms:
         {"met" if took < AIM else "**missed**"}. Meanwhile somebody else waits for an answer for
         {statistics.median(scrapes.others):.0f} ms at most, {max(scrapes.others):.0f} ms in the worst round."""

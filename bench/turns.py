@@ -173,8 +173,9 @@ def system_calls(pid: int, doorbells: int, act: Callable[[], object]) -> Grid:
                 time.sleep(0.01)
             act()
             process.send_signal(signal.SIGINT)
-        found = re.findall(r"^(\w+)\s+(\d+)$", counts.read_text(), re.MULTILINE)
-    rows = [[name, f"{int(calls) / doorbells:.2f}"] for name, calls in found if int(calls) >= doorbells / 100]
+        lines = re.findall(r"^(\w+)\s+(\d+)$", counts.read_text(), re.MULTILINE)
+    found = [(name, int(calls) / doorbells) for name, calls in lines if name != "total"]
+    rows = [[name, f"{calls:.2f}"] for name, calls in found if calls >= 0.01]
     return Grid("System calls of the worker for each doorbell, by strace", ["", "calls"], rows)
 
 
