@@ -143,9 +143,9 @@ def throughput(directory: Path, rounds: int) -> Iterator[Part]:
     verdict = "met" if statistics.median(busy) >= AIM else "**missed**"
     yield f"""
         {n:,} bells of {PEERS} peers with {VECTORS} vectors have been rung when the relay begins to look. The target is
-        {AIM:,} doorbells in a second of the worker's busy time: {verdict}. What takes long is that so many eventfds, with
-        their files and whoever waits for them, are not in the processor's cache when they are needed, which the relay
-        in C has to wait for, too. A bell that was rung just now takes about half (see below)."""
+        {AIM:,} doorbells in a second of the worker's busy time: {verdict}. What takes long is that so many eventfds,
+        with their files and whoever waits for them, are not in the processor's cache when they are needed, which the
+        relay in C has to wait for, too."""
     rows = [
         Row("of its busy time", busy, [r.wall for r in in_c], bare),
         Row("of all time, its start included", wall, [r.wall for r in in_c], bare),
