@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from famezd.supervisor.rates import WINDOW
+from famezd.supervisor.status.rates import WINDOW
 from tests.browser import browser
 from tests.daemon import Famezd
 from tests.needs import need

@@ -11,11 +11,11 @@ from docs.reference.examples import EXAMPLES
 from docs.reference.series import series
 from docs.reference.settings import Setting, sections
 from famezd.config import FabricSettings, MainSettings
-from famezd.supervisor.exposition import unit_of
-from famezd.supervisor.metrics import FABRIC
-from famezd.supervisor.ownmetrics import EXAMPLES as QUESTIONS
-from famezd.supervisor.ownmetrics import OwnCollector
-from famezd.supervisor.view import ConfigView
+from famezd.supervisor.metrics.exposition import unit_of
+from famezd.supervisor.metrics.fabrics import FABRIC
+from famezd.supervisor.metrics.own import EXAMPLES as QUESTIONS
+from famezd.supervisor.metrics.own import OwnCollector
+from famezd.supervisor.status.view import ConfigView
 
 PAGES = Path(__file__).parent / "pages"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from famezd.config import Fabric, FabricSettings
 from famezd.stats import TOTALS
-from famezd.supervisor.exposition import Writer
-from famezd.supervisor.metrics import FABRIC
-from famezd.supervisor.processes import ProcessView
-from famezd.supervisor.readings import DETAILS, Scraped
-from famezd.supervisor.view import FabricView, PeerView
+from famezd.supervisor.metrics.exposition import Writer
+from famezd.supervisor.metrics.fabrics import FABRIC
+from famezd.supervisor.metrics.processes import ProcessView
+from famezd.supervisor.metrics.readings import DETAILS, Scraped
+from famezd.supervisor.status.view import FabricView, PeerView
 from famezd.supervisor.worker import CAUSES, Resumes, State
 
 PEERS, VECTORS = 14, 16

@@ -51,6 +51,7 @@ def show_status(answer: dict[str, Any], width: int | None = None) -> str:
     notes += [_waits(f["name"], "; ".join(f["waiting"])) for f in fabrics if f["waiting"]]
     notes += [f"fabric {f['name']}: {remark}" for f in fabrics for remark in f["remarks"]]
     notes += [paint(f"configuration refused: {why}", RED) for why in answer["configuration"]["problems"]]
+    notes += [paint(answer["http"]["remark"], YELLOW)] if answer["http"]["remark"] else []
     over = [f["rates"]["over"] for f in fabrics if f["rates"] is not None]
     notes += [f"RUNG/S: doorbells a second, over the last {max(over):.0f} s"] if over else []
     drawn = _status_table(fabrics, _STATUS)

@@ -15,14 +15,14 @@ from famezd.configreport import report
 from famezd.errors import FamezError
 from famezd.fabric.listener import ListenerError
 from famezd.faultsettings import read_fault
-from famezd.supervisor.addresses import HttpError
 from famezd.supervisor.faults import FaultTable
-from famezd.supervisor.http import Prepared
+from famezd.supervisor.http.addresses import HttpError
+from famezd.supervisor.http.server import Prepared
 from famezd.supervisor.logs import configure
-from famezd.supervisor.owners import not_given
 from famezd.supervisor.plan import Difference, difference, disconnecting, is_as_it_was, listed, present, removals
 from famezd.supervisor.settings import misfits, worker_settings
-from famezd.supervisor.view import ACCEPTED, REFUSED, look
+from famezd.supervisor.status.owners import not_given
+from famezd.supervisor.status.view import ACCEPTED, REFUSED, look
 from famezd.supervisor.worker import State, Worker
 
 if TYPE_CHECKING:

@@ -19,22 +19,22 @@ from famezd.mailbox import SHM
 from famezd.notify import NotifySocket
 from famezd.remedies import remedy
 from famezd.supervisor.accepted import Accepted, keep, recall
-from famezd.supervisor.addresses import HttpError
-from famezd.supervisor.api import application
-from famezd.supervisor.health import unready
-from famezd.supervisor.http import Server
+from famezd.supervisor.http.addresses import HttpError
+from famezd.supervisor.http.server import HttpView, Server
 from famezd.supervisor.job import is_restart
+from famezd.supervisor.metrics.own import registry
+from famezd.supervisor.metrics.scrape import Scraper
 from famezd.supervisor.operations import Operations
-from famezd.supervisor.ownmetrics import registry
-from famezd.supervisor.page import add_page
-from famezd.supervisor.rates import EVERY, History
 from famezd.supervisor.runtime import runtime_directory
-from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
+from famezd.supervisor.status.health import unready
+from famezd.supervisor.status.rates import EVERY, History
+from famezd.supervisor.status.timeline import Timeline
+from famezd.supervisor.status.view import ConfigView, FabricView, look
 from famezd.supervisor.store import Store
-from famezd.supervisor.stream import Stream
-from famezd.supervisor.timeline import Timeline
-from famezd.supervisor.view import ConfigView, FabricView, look
+from famezd.supervisor.web.api import application
+from famezd.supervisor.web.page import add_page
+from famezd.supervisor.web.stream import Stream
 from famezd.supervisor.worker import State, Worker
 
 STARTS = 8
@@ -75,10 +75,10 @@ class Service:
         self._notify_socket: NotifySocket
         self._operations = Operations(self)
         scraper = Scraper(lambda: self.workers, self.look_at, registry(self.config))
-        asked = partial(application, self.look, self.config, scraper, self._history)
-        public = asked(None)
+        asked = partial(application, self.look, self.config, lambda: self._http_view, scraper, self._history)
+        public = asked(operations=None)
         add_page(public, self._stream)
-        self.http = Server(public, asked(self._operations), store.others)
+        self.http = Server(public, asked(operations=self._operations), store.others)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; raises FamezError if it cannot.
@@ -169,15 +169,18 @@ class Service:
         """How the last attempt to read the configuration went."""
         return self.config_view
 
+    @property
+    def _http_view(self) -> HttpView:
+        return HttpView(self.http.url, self.http.remark(self.accepted.config.http))
+
     async def _listen(self) -> None:
         await self.http.start_control(self.accepted.config)
         try:
             await self.http.start_public(self.accepted.config.http)
-        except HttpError as e:
+        except HttpError:
             if not self._resumes:
                 raise
             # Machines wait for their fabrics.
-            self._log.error(str(e))
         self.tell_of_http()
 
     async def _serve(self) -> None:

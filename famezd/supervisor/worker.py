@@ -24,9 +24,9 @@ from famezd.statepage import StateError, StatePage
 from famezd.stats import Page, StatsError
 from famezd.supervisor.faults import FaultTable
 from famezd.supervisor.lines import parse
-from famezd.supervisor.names import Names
 from famezd.supervisor.process import OrderError, Process
 from famezd.supervisor.settings import personality, worker_settings
+from famezd.supervisor.status.names import Names
 from famezd.supervisor.store import Shelf
 
 WATCHDOG = 10.0

@@ -200,7 +200,11 @@ def test_users_have_to_say_who_they_are(tmp_path: Path) -> None:
             basic("alice", "\0"),
         ):
             assert ask(famezd.url, "/metrics", Authorization=wrong)[0] == 401
-        assert "Traceback" not in famezd.log.read_text()
+        log = famezd.log.read_text()
+        assert "Traceback" not in log
+        # All of them were within a minute.
+        assert log.count("wrong user or password") == 1
+        assert "address=127.0.0.1 attempts=1" in log
         # Another password is in force with the reload, and the one before is not known any more.
         users["alice"] = hashed("another")
         famezd.config.write_text(yaml.safe_dump({"http": {"listen": "127.0.0.1:0", "users": users}}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from famezd.supervisor.exposition import unit_of
+from famezd.supervisor.metrics.exposition import unit_of
 from tests.daemon import OPEN_METRICS, Famezd
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from famezd.supervisor.exposition import Family, Part, Values, Writer, bucket, counter, document, gauge
+from famezd.supervisor.metrics.exposition import Family, Part, Values, Writer, bucket, counter, document, gauge
 
 FORMATS = ["", "application/openmetrics-text"]
 

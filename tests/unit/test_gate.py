@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 
 from famezd.httpsettings import Http, Tls
-from famezd.supervisor import gate
-from famezd.supervisor.gate import Gate
-from famezd.supervisor.policy import Policy
+from famezd.supervisor.http import gate
+from famezd.supervisor.http.gate import Gate
+from famezd.supervisor.http.policy import Policy
 from tests.certificate import make_certificate
 
 ASK = b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n"

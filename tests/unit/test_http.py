@@ -11,8 +11,8 @@ import pytest
 from aiohttp import ClientSession, web
 
 from famezd.httpsettings import Http, is_loopback
-from famezd.supervisor.addresses import HttpError, bind, may_open_none
-from famezd.supervisor.http import HTTP, Server
+from famezd.supervisor.http.addresses import HttpError, bind, may_open_none
+from famezd.supervisor.http.server import HTTP, Server
 
 
 @pytest.fixture
@@ -31,6 +31,34 @@ def test_one_that_others_reach_is_not_served_unless_that_is_meant(remote: socket
         assert served.prepare(Http(allow_remote=True)).listener is None
 
     asyncio.run(test())
+
+
+def test_who_connects_where_nobody_may_be_served_is_turned_away_until_that_is_allowed() -> None:
+    async def test() -> None:
+        listener = socket.create_server(("0.0.0.0", 0))
+        port = listener.getsockname()[1]
+        public = web.Application()
+        public.router.add_get("/", _answer)
+        server = Server(public, web.Application(), {HTTP: [listener.detach()]})
+        with pytest.raises(HttpError, match="which systemd handed on"):
+            await server.start_public(Http())
+        assert "http.allow_remote" in server.remark(Http())
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b""
+            writer.close()
+        allowed = Http(allow_remote=True, listen=f"0.0.0.0:{port}")
+        await server.change(server.prepare(allowed))
+        assert server.remark(allowed) == ""
+        async with ClientSession() as client, client.get(f"http://127.0.0.1:{port}/") as answer:
+            assert await answer.text() == "here"
+        await server.stop()
+
+    asyncio.run(test())
+
+
+async def _answer(_: web.Request) -> web.Response:
+    return web.Response(text="here")
 
 
 def test_what_listens_on_ipv6_is_reached_by_ipv4() -> None:

@@ -17,8 +17,17 @@ from hypothesis import strategies as st
 
 from famezd.mailbox import NAME_SIZE, FileMemory, Slots, slots_size
 from famezd.stats import Occupant
-from famezd.supervisor.commandline import HOST, QEMU, UNKNOWN, Program, Reader, guest_name, program_of, understand
-from famezd.supervisor.names import RENAME, SWITCH, Named, Names, sanitised
+from famezd.supervisor.status.commandline import (
+    HOST,
+    QEMU,
+    UNKNOWN,
+    Program,
+    Reader,
+    guest_name,
+    program_of,
+    understand,
+)
+from famezd.supervisor.status.names import RENAME, SWITCH, Named, Names, sanitised
 
 SLOT = NAME_SIZE - 1
 WIDE = "".join(chr(ord(c) - ord("!") + ord("\N{FULLWIDTH EXCLAMATION MARK}")) for c in "web")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from famezd.supervisor.processes import look_at_process
+from famezd.supervisor.metrics.processes import look_at_process
 
 BUSY = """
 import os, sys, time

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from famezd.config import FabricSettings
-from famezd.supervisor.rates import LEAST, WINDOW, History
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.status.rates import LEAST, WINDOW, History
+from famezd.supervisor.status.view import FabricView
 from famezd.supervisor.worker import State
 
 IDLE = {"joins": 0, "dropped": 0, "busy_ns": 0, "refused_full": 0, "refused_access": 0, "personality_errors": 0}

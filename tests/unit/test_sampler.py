@@ -12,7 +12,7 @@ import pytest
 
 from famezd.config import Fabric, FabricSettings
 from famezd.stats import ANYBODY, SWITCH_ROW, Occupant, Page, Shape
-from famezd.supervisor.sampler import Growth, Sampler
+from famezd.supervisor.status.sampler import Growth, Sampler
 
 PEERS, VECTORS = 3, 2
 
@@ -91,7 +91,7 @@ def test_a_large_page_leaves_others_their_turn(monkeypatch: pytest.MonkeyPatch, 
             turns += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr("famezd.supervisor.sampler.AT_ONCE", 1)
+    monkeypatch.setattr("famezd.supervisor.status.sampler.AT_ONCE", 1)
     asyncio.run(test())
     assert turns > PEERS
 

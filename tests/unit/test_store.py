@@ -16,9 +16,9 @@ from famezd import kinds
 from famezd.config import ConfigError, FaultSettings, load
 from famezd.notify import Manager, Notification, NotifySocket
 from famezd.statepage import StatePage
-from famezd.supervisor import view
 from famezd.supervisor.accepted import Accepted, at_start, keep, recall
 from famezd.supervisor.faults import FaultTable
+from famezd.supervisor.status import view
 from famezd.supervisor.store import Store
 from famezd.supervisor.worker import Worker
 from tests.unit.conftest import closing

@@ -14,12 +14,13 @@ import pytest
 from aiohttp import ClientSession, web
 
 from famezd.httpsettings import Http
-from famezd.supervisor import gate, stream
-from famezd.supervisor.gate import Gate
-from famezd.supervisor.page import add_page
-from famezd.supervisor.policy import Policy
-from famezd.supervisor.stream import Listener, Stream
-from famezd.supervisor.timeline import KEPT, LONGEST, Timeline
+from famezd.supervisor.http import gate
+from famezd.supervisor.http.gate import Gate
+from famezd.supervisor.http.policy import Policy
+from famezd.supervisor.status.timeline import KEPT, LONGEST, Timeline
+from famezd.supervisor.web import stream
+from famezd.supervisor.web.page import add_page
+from famezd.supervisor.web.stream import Listener, Stream
 
 
 @asynccontextmanager

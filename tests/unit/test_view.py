@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from famezd.stats import Occupant, Page, Shape
-from famezd.supervisor import view
+from famezd.supervisor.status import view
 from famezd.supervisor.worker import State
 from tests.unit.test_worker_log import a_worker
 

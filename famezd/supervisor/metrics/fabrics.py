@@ -6,8 +6,8 @@ Those of famezd itself are in `ownmetrics`.
 from __future__ import annotations
 
 from famezd.stats import QUEUED, UNSENT
-from famezd.supervisor.exposition import Family, Part, counter, gauge
-from famezd.supervisor.readings import (
+from famezd.supervisor.metrics.exposition import Family, Part, counter, gauge
+from famezd.supervisor.metrics.readings import (
     FabricFamily,
     Read,
     always,

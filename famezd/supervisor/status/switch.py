@@ -8,7 +8,7 @@ from typing import Any
 from famezd.config import GENZ
 from famezd.errors import FamezError
 from famezd.statepage import Table
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.status.view import FabricView
 
 _HARDWARE = ("qemu", "debugger", "adapter", "switch")
 """FAME-Z's kinds of hardware: a component class that contains one of these words is of that kind."""

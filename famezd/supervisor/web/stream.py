@@ -1,7 +1,8 @@
 """What the page shows, as server-sent events: sampled once for all who listen, and not at all where nobody does.
 
 The events are described in docs/page.md. Each listener has a short queue. Who does not read fast enough loses what is
-in it and is told the newest state instead; who does not read at all is dropped by the gate (`famezd.supervisor.gate`).
+in it and is told the newest state instead; who does not read at all is dropped by the gate
+(`famezd.supervisor.http.gate`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from famezd.errors import FamezError
 from famezd.fabric.peer import program
 from famezd.statepage import StateError
 from famezd.supervisor.faults import look_at_faults
-from famezd.supervisor.names import LONGEST, sanitised
-from famezd.supervisor.rates import Rates
-from famezd.supervisor.sampler import Growth, Sampler
-from famezd.supervisor.timeline import Timeline
-from famezd.supervisor.view import ids_of
+from famezd.supervisor.status.names import LONGEST, sanitised
+from famezd.supervisor.status.rates import Rates
+from famezd.supervisor.status.sampler import Growth, Sampler
+from famezd.supervisor.status.timeline import Timeline
+from famezd.supervisor.status.view import ids_of
 from famezd.supervisor.worker import Worker
 
 EVERY = 0.2

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from famezd.mailbox import NAME_SIZE
 from famezd.stats import Occupant
-from famezd.supervisor.commandline import Program, Reader, Reading
+from famezd.supervisor.status.commandline import Program, Reader, Reading
 
 SWITCH = "switch"
 """The kind of the switch, and its name while there is none in its slot."""
@@ -41,7 +41,7 @@ class Named(NamedTuple):
 
     name: str
     kind: str
-    """`switch`, or one of those of `famezd.supervisor.commandline`."""
+    """`switch`, or one of those of `famezd.supervisor.status.commandline`."""
 
 
 class _Record:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
-from famezd.supervisor.stream import Stream, TooManyListenersError
+from famezd.supervisor.web.stream import Stream, TooManyListenersError
 
 SEND_BYTES = 65536
 """Of events that the kernel holds for one listener; it doubles this for its own needs, see socket(7)."""

@@ -20,15 +20,16 @@ from famezd.fabric.peer import program
 from famezd.faults import FaultError
 from famezd.statepage import StateError
 from famezd.supervisor.faults import UnknownRuleError
-from famezd.supervisor.health import unready
-from famezd.supervisor.names import LONGEST, sanitised
+from famezd.supervisor.http.server import HttpView
+from famezd.supervisor.metrics.scrape import Scraper
 from famezd.supervisor.operations import Operations, UnknownFabricError, UnknownPeerError
-from famezd.supervisor.owners import not_given
-from famezd.supervisor.rates import History
-from famezd.supervisor.scrape import Scraper
 from famezd.supervisor.settings import worker_settings
-from famezd.supervisor.switch import NoSwitchError, first_genz, switch, system
-from famezd.supervisor.view import ConfigView, FabricView
+from famezd.supervisor.status.health import unready
+from famezd.supervisor.status.names import LONGEST, sanitised
+from famezd.supervisor.status.owners import not_given
+from famezd.supervisor.status.rates import History
+from famezd.supervisor.status.switch import NoSwitchError, first_genz, switch, system
+from famezd.supervisor.status.view import ConfigView, FabricView
 
 BODY = 65536
 """Bytes of a request's body: a fault rule is the longest that is sent."""
@@ -39,12 +40,14 @@ Look = Callable[[], Sequence[FabricView]]
 def application(
     look: Look,
     config: Callable[[], ConfigView],
+    http: Callable[[], HttpView],
     scraper: Scraper,
     history: History,
+    *,
     operations: Operations | None,
 ) -> web.Application:
     """The application; `look` returns a view of each fabric, without `operations` it is read-only."""
-    handlers = _Handlers(look, config, scraper, history)
+    handlers = _Handlers(look, config, http, scraper, history)
     app = web.Application(client_max_size=BODY)
     app.add_routes(
         [
@@ -80,9 +83,17 @@ def application(
 
 
 class _Handlers:
-    def __init__(self, look: Look, config: Callable[[], ConfigView], scraper: Scraper, history: History) -> None:
+    def __init__(
+        self,
+        look: Look,
+        config: Callable[[], ConfigView],
+        http: Callable[[], HttpView],
+        scraper: Scraper,
+        history: History,
+    ) -> None:
         self._look = look
         self._config = config
+        self._http = http
         self._scraper = scraper
         self._history = history
 
@@ -111,6 +122,7 @@ class _Handlers:
                     "accepted": config.accepted,
                     "problems": [str(problem) for problem in config.problems],
                 },
+                "http": self._http()._asdict(),
                 "fabrics": [_fabric(view, self._history) for view in views],
             }
         )

@@ -29,7 +29,7 @@ class PeerView:
     joined: float
     """Seconds of the real-time clock; 0 for the switch."""
     name: str
-    """See `famezd.supervisor.names`."""
+    """See `famezd.supervisor.status.names`."""
     kind: str
 
 

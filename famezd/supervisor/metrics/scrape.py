@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from famezd.supervisor.exposition import Writer, document
-from famezd.supervisor.metrics import FABRIC
-from famezd.supervisor.processes import look_at_process
-from famezd.supervisor.readings import Scraped
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.metrics.exposition import Writer, document
+from famezd.supervisor.metrics.fabrics import FABRIC
+from famezd.supervisor.metrics.processes import look_at_process
+from famezd.supervisor.metrics.readings import Scraped
+from famezd.supervisor.status.view import FabricView
 
 _END = b"# EOF\n"
 """Of OpenMetrics."""

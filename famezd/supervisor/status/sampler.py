@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from famezd.config import Fabric
 from famezd.stats import SWITCH_ROW, Page
-from famezd.supervisor.view import ids_of
+from famezd.supervisor.status.view import ids_of
 
 AT_ONCE = 1 << 20
 """Counters that are read without letting others of the loop have their turn: a fraction of a millisecond."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.status.view import FabricView
 
 EVERY = 2.0
 """Seconds between two notes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,9 @@ from aiohttp.log import server_logger
 from famezd.config import Config, Control, Http
 from famezd.fabric.listener import ListenerError, give_socket, identity, listen, unlink
 from famezd.httpsettings import TlsError
-from famezd.supervisor.addresses import HttpError, bind, is_at, may_open_none, require_permission
-from famezd.supervisor.gate import Gate
-from famezd.supervisor.policy import Policy
+from famezd.supervisor.http.addresses import HttpError, bind, is_at, may_open_none, require_permission
+from famezd.supervisor.http.gate import Gate
+from famezd.supervisor.http.policy import Policy
 
 HTTP, CONTROL = "http", "control"
 """Names of the sockets that systemd may hand on."""
@@ -46,6 +47,15 @@ class Prepared(NamedTuple):
             self.listener.close()
 
 
+class HttpView(NamedTuple):
+    """How HTTP on TCP is served."""
+
+    url: str
+    """Where, "" if it is not."""
+    remark: str
+    """What is not as the configuration says, and what to do; "" if all is."""
+
+
 class Server:
     """The two applications on their sockets."""
 
@@ -60,6 +70,7 @@ class Server:
         self._public = _runner(public)
         self._gate = Gate(self._protocol)
         self._control = _runner(control)
+        self._failure = ""
         self._address: tuple[str, int] | None = None
         self._places: list[tuple[str, int]] = []
         self._servers: list[asyncio.Server] = []
@@ -78,9 +89,18 @@ class Server:
             await web.SockSite(self._control, listener, **_OF_SITE).start()
 
     async def start_public(self, http: Http) -> None:
-        """Listens on TCP; raises HttpError."""
+        """Listens on TCP; raises HttpError.
+
+        Where systemd listens, it goes on doing so: who connects there is then turned away, and not left waiting.
+        """
         await self._public.setup()
-        await self.change(self.prepare(http))
+        try:
+            await self.change(self.prepare(http))
+        except HttpError as e:
+            self._failure = str(e)
+            for descriptor in self._given.get(HTTP, ()):
+                asyncio.get_running_loop().add_reader(descriptor, _turn_away, descriptor)
+            raise
 
     def prepare(self, http: Http) -> Prepared:
         """Looks whether HTTP can be served by these settings, and makes what it takes; raises HttpError."""
@@ -95,9 +115,10 @@ class Server:
 
     async def change(self, prepared: Prepared) -> None:
         """Serves so from now on; who is connected may go on asking, if that is still permitted."""
-        self._policy.http, self._gate.tls = prepared.http, prepared.tls
+        self._policy.http, self._gate.tls, self._failure = prepared.http, prepared.tls, ""
         if HTTP in self._given and not self._servers:
             for descriptor in self._given[HTTP]:
+                asyncio.get_running_loop().remove_reader(descriptor)
                 await self._serve(socket.socket(fileno=descriptor))
         elif self._moves(prepared.http):
             former, self._servers, self._places, self.url = self._servers, [], [], ""
@@ -111,6 +132,8 @@ class Server:
 
     def remark(self, http: Http) -> str:
         """What is not as the configuration says, as systemd listens, or nobody may, and what to do; "" if all is."""
+        if self._failure:
+            return self._failure
         if self._confined and http.listen is not None:
             return (
                 "HTTP is not served: the unit allows famezd no network sockets, systemd opens them; "
@@ -176,6 +199,13 @@ class Server:
     @property
     def _scheme(self) -> str:
         return "http:" if self._gate.tls is None else "https:"
+
+
+def _turn_away(descriptor: int) -> None:
+    """Hangs up on who waits at a socket at which nobody is served."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as listener:
+        listener.setblocking(False)
+        listener.accept()[0].close()
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

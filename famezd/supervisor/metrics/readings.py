@@ -10,9 +10,9 @@ from itertools import accumulate
 
 from famezd.messages import KINDS as MESSAGES
 from famezd.stats import BATCHES, BELLS, TOTALS
-from famezd.supervisor.exposition import Family, Key, Part, Values, bucket
-from famezd.supervisor.processes import ProcessView
-from famezd.supervisor.view import FabricView
+from famezd.supervisor.metrics.exposition import Family, Key, Part, Values, bucket
+from famezd.supervisor.metrics.processes import ProcessView
+from famezd.supervisor.status.view import FabricView
 
 DETAILS = ("fabric", "peer", "pair")
 """How much of a fabric is exported, the least first; see `famezd.config.Metrics`."""

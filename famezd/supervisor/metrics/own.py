@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from famezd import __version__
 from famezd.supervisor.logs import lines_lost
-from famezd.supervisor.view import ConfigView
+from famezd.supervisor.status.view import ConfigView
 
 EXAMPLES = {
     "famez_build_info": "count by (version) (famez_build_info)",

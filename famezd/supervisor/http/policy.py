@@ -7,13 +7,15 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import time
 from collections import OrderedDict
 
+import structlog
 from aiohttp import BasicAuth, hdrs, web
 from aiohttp.typedefs import Handler
 
 from famezd.httpsettings import Http
-from famezd.supervisor.gate import Connection
+from famezd.supervisor.http.gate import Connection
 
 HEADERS = {
     # The page is in files of its own: what somebody managed to write into it is not run, drawn, loaded or framed.
@@ -27,6 +29,8 @@ HEADERS = {
 READS = (hdrs.METH_GET, hdrs.METH_HEAD)
 KNOWN = 128
 """Users and passwords that are known to be right: to verify one takes a twentieth of a second or more."""
+QUIET = 60.0
+"""Seconds after a wrong password was logged in which others are only counted."""
 _LONGEST_PASSWORD = 72
 """Bytes that bcrypt looks at."""
 _NOBODY = "$2b$10$Vng/fCqTBY4IXJUhmNEjP.Gh4uXMhj9EUOZ0pmOjAxQ0mcXzOiCaG"
@@ -39,6 +43,7 @@ class Policy:
     def __init__(self, http: Http) -> None:
         self.http = http
         self._users = Users()
+        self._failures = Failures()
 
     def guard(self, app: web.Application) -> None:
         """From now on `app` answers only what this permits."""
@@ -65,7 +70,10 @@ class Policy:
         if host is not None and not is_ours(host, self.http):
             why = "this host is not known by that name here: ask by its address, or add the name to http.hosts\n"
             raise web.HTTPMisdirectedRequest(text=why)
-        if self.http.users and not await self._users.admit(request.headers.get(hdrs.AUTHORIZATION), self.http.users):
+        claimed = request.headers.get(hdrs.AUTHORIZATION)
+        if self.http.users and not await self._users.admit(claimed, self.http.users):
+            if claimed is not None:
+                self._failures.note(request.remote)
             asks = {hdrs.WWW_AUTHENTICATE: 'Basic realm="famezd", charset="UTF-8"'}
             raise web.HTTPUnauthorized(text="say who you are: see http.users\n", headers=asks)
         return await handler(request)
@@ -100,6 +108,23 @@ class Users:
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
         return right and claim.login in users
+
+
+class Failures:
+    """Logs that somebody tried a wrong name or password: at once, and then not for each attempt of a flood."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger()
+        self._attempts = 0
+        self._quiet_until = 0.0
+
+    def note(self, address: str | None) -> None:
+        """Somebody did, from this address; None where a proxy asks, over a socket of this machine."""
+        self._attempts += 1
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._log.warning("HTTP: wrong user or password", address=address or "a proxy", attempts=self._attempts)
+            self._attempts, self._quiet_until = 0, now + QUIET
 
 
 def _is_right(password: str, hashed: str) -> bool:

@@ -1,0 +1,1 @@
+"""Where famezd is asked: sockets, and who may ask what."""

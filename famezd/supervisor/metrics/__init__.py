@@ -1,0 +1,1 @@
+"""The metrics, and the scrape that tells them."""

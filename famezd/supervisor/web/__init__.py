@@ -1,0 +1,1 @@
+"""What famezd answers: the API, and the page with its events."""
