@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench import hostile, mailbox, relay, resume, scrape
-from bench.report import Comparison, Section
+from bench.report import Comparison, Section, raise_limit
 
 
 @pytest.fixture(autouse=True)
 def many_descriptors() -> Iterator[None]:
-    """Room for all that a benchmark opens, as `python -m bench` makes it."""
+    """Room for all that a benchmark opens, as where it is run."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    raise_limit()
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
