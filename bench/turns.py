@@ -45,41 +45,7 @@ def steps() -> Grid:
 def _measured() -> dict[str, float]:
     """The time of each step in nanoseconds, as the difference that it makes."""
     with _worker() as (worker, bell, receiver):
-        fabric = worker._fabric
-        relay, poll, words = fabric.relay, fabric.epoll.poll, worker._page.words
-        relay._watchman.stop()
-        events, into, one = [(bell, select.EPOLLIN)], [bytearray(8)], (1).to_bytes(8, "little")
-        busy, idle = (worker._page.total_at(name) for name in ("busy_ns", IDLE))
-
-        def ring() -> int:
-            return os.write(bell, one)
-
-        def nothing() -> int:
-            return 0
-
-        def pass_on() -> None:
-            ring()
-            relay._pass_on(events, [])
-
-        def count() -> None:
-            began = time.monotonic_ns()
-            ended = time.monotonic_ns()
-            words[idle + fabric.relayed] += 1
-            words[busy] += ended - began
-
-        took = _times(
-            nothing=nothing,
-            rung=lambda: (ring(), nothing()),
-            polled=lambda: (ring(), poll(-1)),
-            read=lambda: (ring(), os.preadv(bell, into, -1, os.RWF_NOWAIT)),
-            written=lambda: os.write(receiver, one),
-            passed=pass_on,
-            relayed=lambda: (ring(), relay.relay(events)),
-            turned=lambda: (ring(), fabric.turn(events)),
-            counted=count,
-            least=os.getppid,
-            due=lambda: worker._tick(time.monotonic()),
-        )
+        took = _times(_steps(worker, bell, receiver))
     polled, read, passed, relayed, turned = (
         took[step] - took["rung"] for step in ("polled", "read", "passed", "relayed", "turned")
     )
@@ -95,6 +61,45 @@ def _measured() -> dict[str, float]:
         "all of it": polled + turned + counted,
         "to look what is due, after a turn that did more than relay": due,
         "getppid, the least that any system call takes from Python": least,
+    }
+
+
+def _steps(worker: Worker, bell: int, receiver: int) -> dict[str, Step]:
+    """What is measured, some of it beginning with a ring."""
+    fabric, words = worker._fabric, worker._page.words
+    relay, poll = fabric.relay, fabric.epoll.poll
+    relay._watchman.stop()
+    events, into, one = [(bell, select.EPOLLIN)], [bytearray(8)], (1).to_bytes(8, "little")
+    busy, idle = (worker._page.total_at(name) for name in ("busy_ns", IDLE))
+
+    def ring() -> int:
+        return os.write(bell, one)
+
+    def nothing() -> int:
+        return 0
+
+    def pass_on() -> None:
+        ring()
+        relay._pass_on(events, [])
+
+    def count() -> None:
+        began = time.monotonic_ns()
+        ended = time.monotonic_ns()
+        words[idle + fabric.relayed] += 1
+        words[busy] += ended - began
+
+    return {
+        "nothing": nothing,
+        "rung": lambda: (ring(), nothing()),
+        "polled": lambda: (ring(), poll(-1)),
+        "read": lambda: (ring(), os.preadv(bell, into, -1, os.RWF_NOWAIT)),
+        "written": lambda: os.write(receiver, one),
+        "passed": pass_on,
+        "relayed": lambda: (ring(), relay.relay(events)),
+        "turned": lambda: (ring(), fabric.turn(events)),
+        "counted": count,
+        "least": os.getppid,
+        "due": lambda: worker._tick(time.monotonic()),
     }
 
 
@@ -122,7 +127,7 @@ def _worker() -> Iterator[tuple[Worker, int, int]]:
             os.waitpid(pid, 0)
 
 
-def _times(**steps: Step) -> dict[str, float]:
+def _times(steps: Mapping[str, Step]) -> dict[str, float]:
     """Nanoseconds that each takes, the least of some measurements: what disturbs makes it only longer."""
     least = dict.fromkeys(steps, float("inf"))
     for _ in range(REPEATS):
