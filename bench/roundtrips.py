@@ -87,7 +87,7 @@ def ways(directory: Path) -> Iterator[dict[str, Way]]:
 @contextmanager
 def fabric(directory: Path, doorbells: str, program: str = WORKER) -> Iterator[Way]:
     """Two peers of a fabric of famezd's."""
-    path = str(directory / f"{doorbells}{program is WORKER}.sock")
+    path = str(directory / f"{'asleep' if program is SLEEPS else doorbells}.sock")
     settings = Settings("bench", path, "famez-bench", 1 << 20, backing="memfd", doorbells=doorbells)
     with worker(settings, program) as process, Peer.join(path) as a, Peer.join(path) as b:
         out, back = bells(a, b.id)[0], bells(a, a.id)[0]
