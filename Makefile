@@ -17,7 +17,7 @@ help:
 	@echo "             and metrics.md"
 	@echo "make screenshots  take the pictures of the page anew: docs/images"
 	@echo "make page-library  make what the page uses of D3 anew, from npm's packages: see packaging/page/README.md"
-	@echo "make bench   print the benchmarks"
+	@echo "make bench   measure famezd against QEMU's server and the machine's limits: writes docs/performance.md"
 	@echo "make deb     build the package for Debian 12 and 13 in dist/, and install what that needs"
 	@echo "make rpm     the same for distributions with RPM"
 	@echo "make clean   remove what the others made"
@@ -56,11 +56,7 @@ page-library:
 	packaging/page/build.sh
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m bench.relay
-	$(BIN)/python -m bench.mailbox
-	$(BIN)/python -m bench.resume
-	$(BIN)/python -m bench.hostile
-	$(BIN)/python -m bench.scrape
+	$(BIN)/python -m bench
 
 # Packages are built of what a source distribution has in it.
 deb rpm: $(VENV)/.dev

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import resource
 import sys
 import time
 from datetime import date
 from pathlib import Path
 
 from bench import machine
-from bench.report import ROUNDS, Section, fill
+from bench.report import ROUNDS, Section, fill, raise_limit
 
 DOCS = Path(__file__).parents[1] / "docs"
 PARTS = ("join", "relay", "scale", "small", "resume", "hostile", "mailbox", "scrape")
@@ -48,8 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_limit()
     if arguments.parts:
         for name in arguments.parts:
             print(measure(name, arguments.rounds).markdown())

@@ -1,8 +1,7 @@
 """Hostile peers, measured: `python -m bench.hostile`.
 
 Two honest peers ring each other through a relayed fabric, in turns alone and beside one hostile peer of each kind. The
-figures are the median and the 99th percentile of their round trips; only the ratios, with the hostile one and without
-in the same run, are claims. The aim is a p99 of at most 3 times. The whole service runs, with its log and its arks.
+whole service runs, with its log and its arks.
 
 The worker has one processor for itself, as it has on a host that is not overloaded, and the peers share another, where
 the honest ones go before the hostile one: its computing alone is nothing that a server can do anything about. As root
@@ -11,28 +10,26 @@ they and the worker go before all else on the machine, too (SCHED_FIFO), or the 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
-import resource
 import select
 import signal
 import socket
-import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.programs import bells, echoing, famezd, worker_of
+from bench.report import Comparison, Row, Section, main
+from bench.roundtrips import Trips, round_trips
 from famezd.client import ClientError, Peer
 from famezd.mailbox import slots_size
 
 PEERS, VECTORS = 14, 16
-ROUND_TRIPS = 2_000
-ROUNDS = 5
+ROUND_TRIPS = 1_500
 FULL = 2**64 - 2
 IDLE = 300
 
@@ -175,28 +172,11 @@ def first_of_all(pid: int) -> None:
         os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
 
 
-def round_trips(ringer: Peer, rung: Peer) -> tuple[float, float]:
-    """Median and 99th percentile, in microseconds."""
-    poll = select.poll()
-    out, back = bells(ringer, rung.id)[0], bells(ringer, ringer.id)[0]
-    poll.register(back, select.POLLIN)
-    times = []
-    for _ in range(ROUND_TRIPS):
-        began = time.perf_counter()
-        os.eventfd_write(out, 1)
-        if not poll.poll(10_000):
-            raise RuntimeError("no answer within 10 s")
-        os.eventfd_read(back)
-        times.append((time.perf_counter() - began) * 1e6)
-    return statistics.median(times), statistics.quantiles(times, n=100)[98]
-
-
-def measure(attack: Attack, directory: Path, rounds: int) -> None:
-    """Prints what one kind of hostile peer does to two honest ones."""
+def measure(attack: Attack, directory: Path, rounds: int) -> tuple[Trips, Trips]:
+    """Medians and 99th percentiles of two honest peers, alone and beside one kind of hostile peer."""
     fabric = f"personality: genz\npeers: {PEERS}\nvectors: {VECTORS}\nmailbox: {{backing: memfd}}\n"
     path = directory / "run" / "bench.sock"
-    alone: list[tuple[float, float]] = []
-    beside: list[tuple[float, float]] = []
+    alone, beside = Trips(), Trips()
     processors = sorted(os.sched_getaffinity(0))
     first, second = processors[0], processors[-1]
     with famezd(directory, {"bench": fabric}) as url, Peer.join(path) as a, Peer.join(path) as b:
@@ -205,38 +185,38 @@ def measure(attack: Attack, directory: Path, rounds: int) -> None:
         os.sched_setaffinity(0, {second})
         first_of_all(pid)
         first_of_all(0)
-        with echoing(bells(b, b.id)[0], bells(b, a.id)[0], second):
+        with echoing(bells(b, b.id)[0], bells(b, a.id)[0], {second}):
             for _ in range(rounds):
                 for chosen, taken in ((None, alone), (attack, beside)):
                     with attacked(chosen, path, second):
-                        taken.append(round_trips(a, b))
+                        taken.add(round_trips(bells(a, b.id)[0], bells(a, a.id)[0], ROUND_TRIPS))
         os.sched_setaffinity(0, processors)
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    (p50, p99), (p50_beside, p99_beside) = (
-        tuple(statistics.median(figures) for figures in zip(*taken, strict=True)) for taken in (alone, beside)
-    )
-    ratios = sorted(y[1] / x[1] for x, y in zip(alone, beside, strict=True))
-    print(
-        f"  {attack.__name__.replace('_', ' '):<24}{p50:8.1f}{p50_beside:8.1f}{p99:10.1f}{p99_beside:8.1f}"
-        f"{p50_beside / p50:10.2f}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    )
+    return alone, beside
 
 
-def main() -> None:
-    """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
-    parser.add_argument("--attack", choices=[attack.__name__ for attack in ATTACKS], help="this one only")
-    arguments = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    print(f"round trips of two honest peers, alone and beside a hostile one, us; {PEERS} peers of {VECTORS} vectors")
-    print(f"  {'a peer that ...':<24}{'p50':>8}{'beside':>8}{'p99':>10}{'beside':>8}{'p50 ratio':>10}{'p99':>8}")
+def section(rounds: int) -> Section:
+    """What hostile peers do to honest ones."""
+    found = {}
     for attack in ATTACKS:
-        if arguments.attack in (None, attack.__name__):
-            with tempfile.TemporaryDirectory() as directory:
-                measure(attack, Path(directory), arguments.rounds)
+        with TemporaryDirectory() as directory:
+            found[attack.__name__.replace("_", " ")] = measure(attack, Path(directory), rounds)
+    told = f"""
+        Round trips of two honest peers, alone and beside one that does its worst, on a fabric of {PEERS} peers and
+        {VECTORS} vectors. The worker has a processor, and the peers share another, on which the honest ones go first.
+        A join and a departure are made in parts, between which the worker relays: beside one that joins and leaves
+        the 99th percentile is the longest of those parts."""
+    medians = [Row(name, beside.p50, alone.p50) for name, (alone, beside) in found.items()]
+    tails = [Row(name, beside.p99, alone.p99, most=3) for name, (alone, beside) in found.items()]
+    return Section(
+        "Hostile peers",
+        [
+            told,
+            Comparison("Medians, beside a peer that ...", "us", "alone", medians, ours="beside"),
+            Comparison("99th percentiles, beside a peer that ...", "us", "alone", tails, ours="beside"),
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(section, __doc__)

@@ -18,11 +18,14 @@ from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.protocol import PeerId
 
+WORKER = "from famezd.fabric.worker import main; raise SystemExit(main())"
+"""What runs a worker; its arguments are the settings."""
+
 
 @contextmanager
-def worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def worker(settings: Settings, program: str = WORKER) -> Iterator[subprocess.Popen[bytes]]:
     """A worker, started by hand, that listens when this returns."""
-    command = [sys.executable, "-P", "-m", "famezd.fabric", *settings.arguments()]
+    command = [sys.executable, "-P", "-c", program, *settings.arguments()]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -89,11 +92,11 @@ def echo(bell_in: int, bell_out: int) -> None:
 
 
 @contextmanager
-def echoing(bell_in: int, bell_out: int, processor: int) -> Iterator[None]:
-    """A process that echoes, on one processor."""
+def echoing(bell_in: int, bell_out: int, processors: set[int]) -> Iterator[None]:
+    """A process that echoes, on some processors."""
     pid = os.fork()
     if pid == 0:
-        os.sched_setaffinity(0, {processor})
+        os.sched_setaffinity(0, processors)
         echo(bell_in, bell_out)
     try:
         yield

@@ -1,198 +1,239 @@
 """The relay, measured: `python -m bench.relay`.
 
-Figures, each against its physical limit, or the same without, in the same run, in turns, because machines are noisy:
-
-- the round trip of a doorbell between two processes, through eventfds alone and through a relayed fabric. Peers on two
-  processors are what virtual machines are: each is woken from sleep. Peers on one are the extreme: without a relay a
-  round trip is then two context switches and nothing else.
-- ready doorbells that one worker relays in a second: every bell of every peer has been rung before it looks.
-- the same with fault rules: one that concerns none of the bells that are rung, and one that concerns all of them and
-  never strikes.
-
-Only the ratios are claims.
+The round trip of a doorbell between two processes, and how many ready doorbells a worker relays in a second; beside
+them eventfds alone, and a relay of the same shape in C (bench/relay.c).
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import select
-import signal
 import statistics
-import subprocess
-import tempfile
-import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from bench.programs import bells, echoing, worker
-from famezd.client import Peer
-from famezd.fabric.settings import Settings
-from famezd.stats import Page
+from bench import bursts, turns
+from bench.report import Comparison, Grid, Part, Plot, Ratio, Row, Section, Series, main
+from bench.roundtrips import (
+    ASLEEP,
+    AWAKE,
+    BARE,
+    DIRECT,
+    IN_C,
+    RELAYED,
+    ROUND_TRIPS,
+    SLEEPS,
+    Placement,
+    Trips,
+    Way,
+    fabric,
+    measure,
+    placements,
+    ways,
+)
+from bench.throughput import PEERS, VECTORS, Rate, bare_beside, bare_pairs, crowd_in_c, on, rate, worker_crowd
+from famezd.fabric.worker import SOON
 
-ROUND_TRIPS = 5_000
-ROUNDS = 10
-PEERS, VECTORS = 14, 16
-
-
-def round_trips(bell_out: int, bell_in: int, n: int) -> float:
-    """Seconds of a round trip, the median of `n`."""
-    poll = select.poll()
-    poll.register(bell_in, select.POLLIN)
-    times = []
-    for _ in range(n):
-        began = time.perf_counter()
-        os.eventfd_write(bell_out, 1)
-        poll.poll()
-        os.eventfd_read(bell_in)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def measure_round_trips(directory: Path, rounds: int) -> None:
-    """Prints the round trip without and with a relay between."""
-    settings = Settings("bench", str(directory / "bench.sock"), "famez-bench", 1 << 20, backing="memfd")
-    there, back = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
-    everywhere = sorted(os.sched_getaffinity(0))
-    print("round trip of a doorbell between two processes, medians of", ROUND_TRIPS)
-    with worker(settings), Peer.join(settings.socket) as a, Peer.join(settings.socket) as b:
-        relayed_out, relayed_in = bells(a, b.id)[0], bells(a, a.id)[0]
-        echo_in, echo_out = bells(b, b.id)[0], bells(b, a.id)[0]
-        os.sched_setaffinity(0, everywhere[:1])
-        for processor in everywhere[:2]:
-            bare, relayed = [], []
-            with echoing(there, back, processor), echoing(echo_in, echo_out, processor):
-                for _ in range(rounds):
-                    bare.append(round_trips(there, back, ROUND_TRIPS))
-                    relayed.append(round_trips(relayed_out, relayed_in, ROUND_TRIPS))
-            ratios = sorted(r / b for r, b in zip(relayed, bare, strict=True))
-            print("  peers on one processor" if processor == everywhere[0] else "  peers on two processors (aim: 1.6)")
-            print(f"    eventfds alone    {statistics.median(bare) * 1e6:7.1f} us")
-            print(f"    through a relay   {statistics.median(relayed) * 1e6:7.1f} us")
-            print(f"    ratio             {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-        os.sched_setaffinity(0, everywhere)
-
-
-def bare_pairs() -> float:
-    """Pairs a second of one eventfd read and one written, in a bare loop: what no relay can pass."""
-    pairs = [(os.eventfd(1, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)) for _ in range(PEERS * VECTORS)]
-    one, into = (1).to_bytes(8, "little"), bytearray(8)
-    n = 0
-    began = time.perf_counter()
-    for _ in range(50):
-        for source, target in pairs:
-            os.readv(source, [into])
-            os.write(target, one)
-            os.write(source, one)
-            n += 1
-    seconds = time.perf_counter() - began
-    for pair in pairs:
-        for descriptor in pair:
-            os.close(descriptor)
-    # A third of what was timed made the bells ready again.
-    return n / (seconds * 2 / 3)
-
-
-class Crowd:
-    """A worker whose fabric is full, and bells of all peers, those from peer 0 to peer 1 left out."""
-
-    def __init__(self, process: subprocess.Popen[bytes], settings: Settings) -> None:
-        self._process = process
-        self._peers = [Peer.join(settings.socket) for _ in range(PEERS)]
-        self._page = Page.open(_page_descriptor(process.pid))
-        self._busy = self._page.total_at("busy_ns")
-        pairs = [(peer, other) for peer in self._peers for other in peer.peers if (peer.id, other) != (0, 1)]
-        self.bells = [bell for peer, other in pairs for bell in bells(peer, other)]
-
-    def rate(self) -> float:
-        """Ready doorbells that it relays in a second of its own time."""
-        page = self._page
-        self._process.send_signal(signal.SIGSTOP)
-        for bell in self.bells:
-            os.eventfd_write(bell, 1)
-        expected, before = sum(page.doorbells()) + len(self.bells), page.words[self._busy]
-        self._process.send_signal(signal.SIGCONT)
-        _await_count(page, expected)
-        # Once more: when this one is counted, the time of the turns before it is, too.
-        os.eventfd_write(self.bells[0], 1)
-        _await_count(page, expected + 1)
-        return len(self.bells) / ((page.words[self._busy] - before) / 1e9)
-
-    def close(self) -> None:
-        """Lets go of all that was opened here."""
-        for peer in self._peers:
-            peer.leave()
-        self._page.close()
-
-
-def measure_throughput(directory: Path, rounds: int) -> None:
-    """Prints how many ready doorbells a worker relays in a second of its own time."""
-    settings = Settings("bench", str(directory / "bench.sock"), "famez-bench", 1 << 20, backing="memfd")
-    with worker(settings) as process, closing(Crowd(process, settings)) as crowd:
-        rates, bare = [], []
-        for _ in range(rounds):
-            bare.append(bare_pairs())
-            rates.append(crowd.rate())
-    ratios = [r / b for r, b in zip(rates, bare, strict=True)]
-    print(f"ready doorbells, {len(crowd.bells)} bells of {PEERS} peers with {VECTORS} vectors")
-    print(f"  bare read and write {statistics.median(bare):9,.0f} a second")
-    print(f"  relayed by a worker {statistics.median(rates):9,.0f} a second of its busy time  (aim 500,000)")
-    print(f"  ratio               {statistics.median(ratios):9.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
-
-
+AIM = 500_000
+"""Ready doorbells that a worker is to relay in a second."""
+BURSTS = 3
+"""Measurements of a round, of which the median is taken: each is but some milliseconds long."""
+MANY = 20
+"""Peers of each of two fabrics that are measured beside each other: what they do takes long enough to compare."""
+SHARED: Mapping[str, Sequence[int | None]] = {
+    "one": [0],
+    "two, a processor each": [0, 1],
+    "two, on one processor": [0, 0],
+    "two, anywhere": [None, None],
+}
+"""Fabrics beside each other, and the processors of their workers."""
 RULES = {
     "no rule": "",
     "a rule for another pair": "id=1 src=0 dst=1 drop=0.5",
     "a rule for these, which never strikes": "id=1 drop=0",
 }
+TRIED = """
+    What was tried to make it faster, measured in turns with what was there before, on two processors of a virtual
+    machine with Linux 6.18 and Python 3.11:
+
+    - To look what is due only after a turn that did more than relay: a round trip took 0.90 of the time, with all on
+      one processor 0.71. Kept.
+    - To look for the next doorbell for 50 us before going to sleep, if the last came as soon: 0.54, on one processor
+      0.62. Kept. Where others compute on both processors it was 0.65, and with all on one of them the 99th
+      percentile rose from 0.2 to 1.7 ms. A worker that is rung a thousand times a second takes 0.74 of the processor
+      time, one that is rung every 40 us twice as much: 80% of a processor. For 25 or 35 us a round
+      trip took at most a tenth more; for 20 us the same if nobody else computes, else 1.18.
+    - To give way (sched_yield) between two looks: 0.61, and where others compute 75 times as long as before. Not kept.
+    - A relay in Python that does nothing else, not even look after its peers: 0.87 on two processors and 0.60 on one,
+      without looking. More is not to be had in Python but by fewer instructions before the write.
+    - Fewer events at once (64, 256), no garbage collection, the ringer kept beside each bell, indexes as local names:
+      all within 3% of a ready doorbell's time. Not kept."""
+"""Of designs that are not there any more, and so are measured no more."""
+
+Trip = Mapping[str, Trips]
 
 
-def measure_rules(directory: Path, rounds: int) -> None:
-    """Prints what fault rules cost the doorbells that they concern, and the others."""
+def section(rounds: int) -> Section:
+    """All figures of the relay."""
+    with TemporaryDirectory() as directory:
+        parts = [part(Path(directory), rounds) for part in (latency, at_once, throughput, rules, profile)]
+        return Section("Relayed doorbells", [*chain.from_iterable(parts)])
+
+
+def latency(directory: Path, rounds: int) -> Iterator[Part]:
+    """Round trips."""
+    with ways(directory) as found:
+        trips = {placement.name: measure(found, placement, rounds) for placement in placements()}
+    yield f"""
+        A process rings another, which rings back. Machines have processors of their own, and each of the two is woken
+        from its sleep: that is the claim. With all on one processor a round trip without a relay is two changes of
+        process and nothing else, which is the extreme; and where the scheduler puts who may run anywhere is not known
+        beforehand. Times are medians of {ROUND_TRIPS:,} round trips.
+
+        What takes long is to wake a processor that sleeps. So a worker that has just relayed a doorbell, and had the
+        one before not long ago, looks for the next for {SOON // 1000} us before it goes to sleep: that is why a round
+        trip through it can take less than one through eventfds alone, which wakes two processors. Beside it a worker
+        that never does."""
+    # A direct fabric hands out eventfds and does nothing else: 1.0, as far as that can be measured.
+    yield _against("eventfds alone", trips, [(RELAYED, BARE, 1.6), (ASLEEP, BARE, 1.6), (DIRECT, BARE, 1.05)])
+    yield _against("a relay in C that waits in the same way", trips, [(RELAYED, AWAKE, 1.2), (ASLEEP, IN_C, 1.2)])
+    yield _spread(trips)
+
+
+def _against(what: str, trips: Mapping[str, Trip], pairs: Sequence[tuple[str, str, float]]) -> Comparison:
+    claimed = next(iter(trips))
+    rows = [
+        Row(f"{ours}, {where}", trip[ours].p50, trip[theirs].p50, most=most if where == claimed else None)
+        for ours, theirs, most in pairs
+        for where, trip in trips.items()
+    ]
+    return Comparison(f"Round trips of a doorbell, against {what}", "us", what, rows)
+
+
+def _spread(trips: Mapping[str, Trip]) -> Grid:
+    rows = [
+        [f"{name}, {where}", *(f"{statistics.median(times):.1f}" for times in (way.p50, way.p99))]
+        for where, trip in trips.items()
+        for name, way in trip.items()
+    ]
+    return Grid("Median and 99th percentile of each, us", ["", "p50", "p99"], rows)
+
+
+def at_once(directory: Path, rounds: int) -> Iterator[Part]:
+    """Round trips of several doorbells at once."""
+    found = bursts.measure(directory, rounds)
+    yield """
+        Several peers, one for each vector, ring another one in the same moment, and all are rung back: the time until
+        the last has been. The peers are on one processor, and who is rung on another."""
+    rows = [Row(f"{n} at once", ways[RELAYED], ways[AWAKE], ways[BARE]) for n, ways in found.items()]
+    yield Comparison("Until all have been rung back", "us", AWAKE, rows, limit=BARE)
+    series = [
+        Series(name, list(found), [statistics.median(ways[name]) for ways in found.values()])
+        for name in (BARE, AWAKE, RELAYED)
+    ]
+    yield Plot("relay", "Doorbells of several peers at once", "peers that ring", "us until all are rung back", series)
+
+
+def throughput(directory: Path, rounds: int) -> Iterator[Part]:
+    """Ready doorbells a second, of one worker and of two."""
+    one, in_c, bare = list[Rate](), list[Rate](), list[float]()
+    with worker_crowd(directory) as crowd, crowd_in_c() as yardstick:
+        for _ in range(rounds):
+            bare.append(bare_pairs())
+            one.append(rate([crowd]))
+            in_c.append(rate([yardstick]))
+    busy, wall = ([r[i] for r in one] for i in (1, 0))
+    n = len(crowd.bells)
+    verdict = "met" if statistics.median(busy) >= AIM else "**missed**"
+    yield f"""
+        {n:,} bells of {PEERS} peers with {VECTORS} vectors have been rung when the relay begins to look. The target is
+        {AIM:,} doorbells in a second of the worker's busy time: {verdict}. What takes long is that so many eventfds,
+        with their files and whoever waits for them, are not in the processor's cache when they are needed, which the
+        relay in C has to wait for, too."""
+    rows = [
+        Row("of its busy time", busy, [r.wall for r in in_c], bare),
+        Row("of all time, its start included", wall, [r.wall for r in in_c], bare),
+    ]
+    limit = "an eventfd read and one written in a bare Python loop"
+    yield Comparison("Ready doorbells relayed", "a second", IN_C, rows, limit=limit)
+    yield from two(directory, rounds)
+
+
+def two(directory: Path, rounds: int) -> Iterator[Part]:
+    """Two fabrics beside each other, against one."""
+    measured = {name: list[float]() for name in SHARED}
+    bare, bare_two = list[float](), list[float]()
     with ExitStack() as stack:
-        crowds, rates = {}, {}
-        for n, (name, faults) in enumerate(RULES.items()):
-            path = str(directory / f"bench{n}.sock")
-            settings = Settings("bench", path, "famez-bench", 1 << 20, backing="memfd", faults=faults)
-            process = stack.enter_context(worker(settings))
-            crowds[name] = stack.enter_context(closing(Crowd(process, settings)))
-            rates[name] = list[float]()
+        crowds = [stack.enter_context(worker_crowd(directory, f"two{n}", peers=MANY)) for n in range(2)]
+        for _ in range(rounds):
+            for name, processors in SHARED.items():
+                chosen = crowds[: len(processors)]
+                with on(processors, chosen):
+                    measured[name].append(statistics.median(rate(chosen).wall for _ in range(BURSTS)))
+            bare.append(bare_beside([0]))
+            bare_two.append(bare_beside([0, 1]))
+    one = measured.pop("one")
+    rows = [Row(name, rates, one, least=1.8 if "each" in name else None) for name, rates in measured.items()]
+    caption = f"Ready doorbells of two fabrics of {MANY} peers, until the last has arrived"
+    yield Comparison(caption, "a second", "one fabric", rows, ours="two fabrics")
+    yield f"""
+        Two bare loops on two processors do {Ratio.of(bare_two, bare)} times what one does. Where the scheduler may
+        choose, it begins with both workers on the processor of whoever woke them, and parts them after some
+        milliseconds, when most is done."""
+
+
+def rules(directory: Path, rounds: int) -> Iterator[Part]:
+    """What fault rules cost the doorbells that they concern, and the others."""
+    with ExitStack() as stack:
+        crowds = {
+            name: stack.enter_context(worker_crowd(directory, f"rules{n}", faults))
+            for n, (name, faults) in enumerate(RULES.items())
+        }
+        times = {name: list[float]() for name in crowds}
         for _ in range(rounds):
             for name, crowd in crowds.items():
-                rates[name].append(crowd.rate())
-    print("the same with fault rules; ratios to no rule (aim for another pair: 1.00)")
-    without = rates["no rule"]
-    for name, measured in rates.items():
-        ratios = sorted(w / r for w, r in zip(without, measured, strict=True))
-        print(
-            f"  {name:38} {statistics.median(measured):9,.0f} a second, "
-            f"time x {statistics.median(ratios):.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+                times[name].append(1e9 / rate([crowd]).busy)
+    without = times.pop("no rule")
+    rows = [Row(name, measured, without) for name, measured in times.items()]
+    yield Comparison("With fault rules", "ns a doorbell", "no rule", rows)
+
+
+def profile(directory: Path, rounds: int) -> Iterator[Part]:
+    """Where the time goes."""
+    yield turns.steps()
+    if os.geteuid() != 0:
+        yield "Only root may see what is the kernel's: perf and strace look into other processes."
+        return
+    everywhere, one = placements()[0], placements()[3]
+    with (
+        worker_crowd(directory, "profile") as crowd,
+        fabric(directory, "relayed") as way,
+        fabric(directory, "relayed", SLEEPS) as sleepy,
+    ):
+
+        def trips(placement: Placement, way: Way = way) -> None:
+            measure({RELAYED: way}, placement, rounds)
+
+        def many() -> None:
+            for _ in range(10 * rounds):
+                rate([crowd])
+
+        assert way.relay is not None
+        assert sleepy.relay is not None
+        yield turns.kernel(
+            {
+                "ready doorbells": (crowd.pid, many),
+                f"round trips, {everywhere.name}": (way.relay, lambda: trips(everywhere)),
+                f"round trips, {one.name}": (way.relay, lambda: trips(one)),
+                f"round trips, {everywhere.name}, asleep at once": (sleepy.relay, lambda: trips(everywhere, sleepy)),
+                f"round trips, {one.name}, asleep at once": (sleepy.relay, lambda: trips(one, sleepy)),
+            }
         )
-
-
-def _await_count(page: Page, expected: int) -> None:
-    while sum(page.doorbells()) < expected:
-        time.sleep(0.002)
-
-
-def _page_descriptor(pid: int) -> int:
-    """The worker's stats page, opened beside it."""
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        if "famez-bench-stats" in os.readlink(link):
-            return os.open(link, os.O_RDWR)
-    raise RuntimeError("the worker has no stats page")
-
-
-def main() -> None:
-    """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as directory:
-        measure_round_trips(Path(directory), rounds)
-        measure_throughput(Path(directory), rounds)
-        measure_rules(Path(directory), rounds)
+        yield turns.system_calls(way.relay, 2 * rounds * ROUND_TRIPS, lambda: trips(everywhere))
+    yield TRIED
 
 
 if __name__ == "__main__":
-    main()
+    main(section, __doc__)

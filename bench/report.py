@@ -7,6 +7,7 @@ measured in turns in the same run (A B A B ...) is a claim. A ratio is the media
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import textwrap
 from collections.abc import Callable, Sequence
@@ -209,7 +210,15 @@ def main(section: Callable[[int], Section], description: str | None, rounds: int
     """Measures one section alone, and prints it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="pairs of measurements (%(default)s)")
-    print(section(parser.parse_args().rounds).markdown(), end="")
+    rounds = parser.parse_args().rounds
+    raise_limit()
+    print(section(rounds).markdown(), end="")
+
+
+def raise_limit() -> None:
+    """Allows this process as many open files as it may have: those who measure are many peers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _value(measured: Sequence[float]) -> str:

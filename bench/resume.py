@@ -2,27 +2,29 @@
 
 The worker of a full fabric is killed, and at once one peer rings another; the gap is the time until the doorbell is
 delivered, by the successor. Beside it stands what a start costs at all: until a new worker with nobody on its fabric
-serves. Only the ratio is a claim. Then the same fabric is restarted as planned, while one peer rings another over and
-over: the pause is the longest that it waits for a doorbell.
+serves. Then the same fabric is restarted as planned, while one peer rings another over and over: the pause is the
+longest that it waits for a doorbell.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import statistics
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.programs import famezd, worker_of
+from bench.report import Comparison, Grid, Row, Section, main
 from famezd.cli.control import post
 from famezd.client import Doorbell, Peer
 
 VECTORS = 16
+CROWDS = (4, 14, 30)
+"""Peers of the fabrics."""
 STEADY = 1.2
 """Seconds between two deaths: a worker that dies sooner is taken for one that cannot start, and waits."""
 
@@ -61,9 +63,9 @@ def pause(control: Path, ringer: Peer, rung: Peer) -> float:
     return longest
 
 
-def measure(peers: int, rounds: int) -> None:
-    """Prints the gap for a full fabric of so many peers."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+def measure(peers: int, rounds: int) -> tuple[list[float], list[float], list[float]]:
+    """Gaps, starts and pauses of a full fabric of so many peers, in milliseconds."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
         fabric = f"peers: {peers}\nvectors: {VECTORS}\nmailbox: {{backing: memfd}}\n"
         url = stack.enter_context(famezd(directory, {"full": fabric, "empty": fabric}))
@@ -71,25 +73,34 @@ def measure(peers: int, rounds: int) -> None:
         gaps, starts = [], []
         for _ in range(rounds):
             time.sleep(STEADY)
-            gaps.append(gap(url, crowd[0], crowd[-1]))
-            starts.append(start(url, directory / "run" / "empty.sock"))
-        pauses = [pause(directory / "run" / "control.sock", crowd[0], crowd[-1]) for _ in range(rounds)]
-    ratios = sorted(g / s for g, s in zip(gaps, starts, strict=True))
-    print(f"{peers} peers of {VECTORS} vectors, {rounds} deaths")
-    print(f"  gap, ring to delivery      {statistics.median(gaps) * 1e3:7.1f} ms  (up to {max(gaps) * 1e3:.1f})")
-    print(f"  an empty fabric's start    {statistics.median(starts) * 1e3:7.1f} ms")
-    print(f"  ratio                      {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    print(f"  pause of a planned restart {statistics.median(pauses) * 1e3:7.1f} ms  (up to {max(pauses) * 1e3:.1f})")
+            gaps.append(gap(url, crowd[0], crowd[-1]) * 1e3)
+            starts.append(start(url, directory / "run" / "empty.sock") * 1e3)
+        pauses = [pause(directory / "run" / "control.sock", crowd[0], crowd[-1]) * 1e3 for _ in range(rounds)]
+    return gaps, starts, pauses
 
 
-def main() -> None:
-    """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10, help="deaths (%(default)s)")
-    rounds = parser.parse_args().rounds
-    for peers in (4, 14, 30):
-        measure(peers, rounds)
+def section(rounds: int) -> Section:
+    """Gaps and pauses by how many peers there are."""
+    measured = {peers: measure(peers, rounds) for peers in CROWDS}
+    rows = [Row(f"{peers} peers", gaps, starts) for peers, (gaps, starts, _) in measured.items()]
+    pauses = [
+        [f"{peers} peers", f"{statistics.median(pauses):.1f}", f"{max(pauses):.1f}"]
+        for peers, (_, _, pauses) in measured.items()
+    ]
+    told = f"""
+        The worker of a full fabric of {VECTORS} vectors is killed, and at once one peer rings another: the gap is the
+        time until its successor has delivered the doorbell. Beside it is the time in which a worker of a fabric that
+        nobody is on is replaced. A restart as planned is another thing: the pause is the longest that a peer waits that
+        rings another over and over meanwhile."""
+    return Section(
+        "Deaths and restarts of a worker",
+        [
+            told,
+            Comparison("After a death", "ms", "an empty fabric's start", rows, ours="gap"),
+            Grid("In a planned restart, ms", ["", "pause", "the longest"], pauses),
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(section, __doc__)

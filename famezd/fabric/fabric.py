@@ -101,6 +101,8 @@ class Fabric:
         """By their socket's descriptor, in the order of their joins."""
         self.relayed = 0
         """How many bells the last turn saw to."""
+        self.calm = False
+        """Whether the last turn did nothing but relay, so that `deadline` and all that is due are what they were."""
         memory = outliving_memory(mailbox)
         self._switch = Switch(personality, settings, memory, page, state, ring=self._ring, logger=logger)
         self._switch_place = settings.peers if self._switch.is_peer else None
@@ -237,6 +239,7 @@ class Fabric:
         others = []
         rest = self.relay.relay(events)
         self.relayed = len(events) - len(rest)
+        self.calm = not (rest or self._leaving) and self.relay.calm
         for event in rest:
             descriptor, mask = event
             member = self.members.get(descriptor)

@@ -80,6 +80,11 @@ class Faults:
         """When the next doorbell that is held up is due, in seconds of the monotonic clock."""
         return self._heap[0].due if self._heap else None
 
+    @property
+    def holds(self) -> bool:
+        """Whether any doorbell is held up."""
+        return bool(self._heap)
+
     # Rules
 
     def begin(self) -> None:

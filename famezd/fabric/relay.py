@@ -137,6 +137,11 @@ class Relay:
         """Whether bells that were rung wait for their ringers' next share."""
         return bool(self._waiting)
 
+    @property
+    def calm(self) -> bool:
+        """Whether there is nothing to do but to wait: no bell waits, nothing is for the switch or held up."""
+        return not (self._waiting or self.for_switch or self.faults.holds)
+
     def share(self, events: Collection[Event]) -> Collection[Event]:
         """The events to see to now: of each ringer's bells a few, so that no flood of one's holds up the others.
 

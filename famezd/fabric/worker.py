@@ -27,7 +27,7 @@ import site
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from famezd.ark import Ark
 from famezd.errors import FamezError
@@ -36,6 +36,7 @@ from famezd.fabric.doors import Door, Doors
 from famezd.fabric.fabric import FROZEN, Fabric
 from famezd.fabric.handed import LOCK, MAILBOX, START_FAILED, STATE, STATS, SUPERVISOR
 from famezd.fabric.ledger import LAYOUT, charter
+from famezd.fabric.relay import Event
 from famezd.fabric.settings import Settings, parse
 from famezd.fabric.switch import has_switch, keeps_state
 from famezd.faults import parse_rules
@@ -50,6 +51,8 @@ _ACCEPTS = 16
 """Newcomers taken in one turn: the loop stays fair to those who are there."""
 _PAUSE = 1.0
 """Seconds without accepting, after the kernel had no descriptor or memory for a newcomer."""
+SOON = 50_000
+"""Nanoseconds for which the loop looks without sleeping for what comes next, if the last came as soon."""
 _STATUS_EVERY = 1.0
 _FINISH = 2.0
 """Seconds that the switch has to finish what it does before a successor prepares."""
@@ -250,10 +253,15 @@ class Worker:
             self._log.say(log.INFO, "fabric serves", socket=self._settings.socket, peers=self._settings.peers)
         words, fabric, poll = self._page.words, self._fabric, self._fabric.epoll.poll
         idle, busy, clock = self._page.total_at(IDLE), self._page.total_at("busy_ns"), time.monotonic_ns
-        now = self._tick(time.monotonic())
+        ended, soon = clock(), False
+        due = self._tick(ended / 1e9)
         while not self._stopping:
-            events = poll(self._timeout(now))
+            # To be woken from sleep takes longer than all that is done for a doorbell.
+            events = (soon and fabric.calm and _look(poll, ended + SOON)) or poll(
+                -1 if due is None else max(0.0, due - ended / 1e9)
+            )
             began = clock()
+            soon = began - ended < SOON
             others = fabric.turn(events)
             if others:
                 self._hear(others)
@@ -263,7 +271,9 @@ class Worker:
             else:
                 self._page.batch(bells)
             words[busy] += ended - began
-            now = self._tick(ended / 1e9)
+            # A turn that only relayed has changed nothing of what is due, and to look costs more than a doorbell.
+            if not fabric.calm or (due is not None and ended / 1e9 >= due):
+                due = self._tick(ended / 1e9)
         self._manager.tell("STOPPING=1")
         fabric.close()
         self._log.tick(math.inf)
@@ -279,7 +289,8 @@ class Worker:
         self._doors.discard()
         discard(self._mailbox, self._settings.memory)
 
-    def _timeout(self, now: float) -> float:
+    def _due(self) -> float | None:
+        """When `_tick` has something to do, in seconds of the monotonic clock."""
         deadlines = (
             self._fabric.deadline,
             self._log.due,
@@ -288,8 +299,7 @@ class Worker:
             self._finish_by,
             self._status_due(),
         )
-        first = min((d for d in deadlines if d is not None), default=None)
-        return -1 if first is None else max(0.0, first - now)
+        return min((d for d in deadlines if d is not None), default=None)
 
     def _hear(self, events: list[tuple[int, int]]) -> None:
         ready: list[Door] = []
@@ -364,7 +374,8 @@ class Worker:
         self._close_doors()
         self._accept_again_at = time.monotonic() + seconds
 
-    def _tick(self, now: float) -> float:
+    def _tick(self, now: float) -> float | None:
+        """Does what was due by `now`, and returns when something is again."""
         deadline = self._fabric.deadline
         if deadline is not None and now >= deadline:
             self._fabric.tick(now)
@@ -389,13 +400,20 @@ class Worker:
             self._told = self._status()
             self._tell_at = now + _STATUS_EVERY
             self._manager.tell(f"STATUS={self._told}")
-        return now
+        return self._due()
 
     def _status(self) -> str:
         return f"{len(self._fabric.members)} of {self._settings.peers} peers"
 
     def _status_due(self) -> float | None:
         return self._tell_at if self._status() != self._told else None
+
+
+def _look(poll: Callable[[float], list[Event]], until: int) -> list[Event]:
+    """What comes until then, by the monotonic clock in nanoseconds, without going to sleep."""
+    while not (events := poll(0)) and time.monotonic_ns() < until:
+        pass
+    return events
 
 
 def load_personality(reference: str) -> type[Personality]:

@@ -6,10 +6,11 @@ import fcntl
 import os
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import pytest
 
-from tests.fabric.conftest import Kind, Start
+from tests.fabric.conftest import Kind, Start, settings
 from tests.fabric.workers import GENZ, PLAIN, Raw, Worker, stood_still
 
 BIG = 1 << 32
@@ -177,6 +178,21 @@ def test_doorbells_that_nobody_takes_pile_up_unharmed(start: Start, kind: Kind) 
         src.ring(dst.id, 0, 1 << 20)
         worker.barrier()
     gather(worker, dst, 0, 50 << 20)
+
+
+def test_what_is_due_is_done_amid_doorbells(folder: Path) -> None:
+    """A worker that is rung again before it can sleep gives its signs of life, and takes newcomers in."""
+    with Worker(settings(folder, doorbells="relayed"), folder, watchdog=0.03) as worker:
+        src, dst = worker.join(), worker.join()
+
+        def again() -> bool:
+            src.ring(dst.id)
+            gather(worker, dst, 0, 1)
+            return sum("WATCHDOG" in told for told in worker.told) >= 10
+
+        worker.wait(again, "it gives signs of life")
+        worker.join().ring(dst.id)
+        gather(worker, dst, 0, 1)
 
 
 def test_worker_sleeps_when_nothing_is_rung(start: Start) -> None:

@@ -164,6 +164,7 @@ def test_doorbells_to_the_switch_wait_for_it_with_ringer_vector_and_count(rig: R
         os.eventfd_write(bell, n)
     rig.turn()
     assert rig.relay.for_switch == {(0, 0): 7, (2, 1): 6}
+    assert not rig.relay.calm
     assert (rig.count(2, 3, 1), rig.count(0, 3, 0)) == (6, 7)
     assert rig.page.totals()["dropped"] == 0
 
@@ -491,8 +492,10 @@ def test_of_a_flood_of_one_ringers_only_a_share_comes_before_the_others(eventfd:
     assert [bell for bell, _ in second] == [*flood[SHARE : 2 * SHARE], other]
     rig.relay.relay(second)
     assert rig.relay.waiting
+    assert not rig.relay.calm
     rig.relay.relay(rig.relay.share(()))
     assert not rig.relay.waiting
+    assert rig.relay.calm
     assert [rig.count(0, 2, vector) for vector in range(40)] == [2 if vector == 20 else 1 for vector in range(40)]
     assert rig.count(1, 2, 0) == 1
     rig.close()

@@ -61,8 +61,10 @@ def test_what_is_held_up_is_delivered_when_it_is_due_and_not_before(ruled: Make,
     rig.relay.connect(1, [receiver, EMPTY])
     rig.relay.add(bell, 0, 1, 0)
     assert rig.relay.faults.due is None
+    assert rig.relay.calm
     before = time.monotonic()
     rig.ring(bell, 3)
+    assert not rig.relay.calm
     rig.ring(bell, 4)
     due = rig.relay.faults.due
     assert due is not None
@@ -73,6 +75,7 @@ def test_what_is_held_up_is_delivered_when_it_is_due_and_not_before(ruled: Make,
     assert rings(receiver) == 3
     rig.relay.release(due + LATER)
     assert rings(receiver) == 4
+    assert rig.relay.calm
     assert (rig.relay.faults.due, rig.page.held(), rig.count(0, 1, 0)) == (None, {}, 7)
     assert rig.settled()
 
