@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.programs import bells, echoing, famezd, worker_of
+from bench.relay.roundtrips import Trips, round_trips
 from bench.report import Comparison, Row, Section, main
-from bench.roundtrips import Trips, round_trips
 from famezd.client import ClientError, Peer
 from famezd.mailbox import slots_size
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.programs import WORKER, bells, echoing, worker
-from bench.yardstick import relay_in_c
+from bench.relay.yardstick import relay_in_c
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import SOON

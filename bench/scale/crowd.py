@@ -219,7 +219,7 @@ class Crowd:
             ours, theirs = socket.socketpair()
             # A small program of its own: multiprocessing would have it import all that this one has.
             arguments = map(str, (theirs.fileno(), vectors, everybody))
-            command = [sys.executable, "-c", "from bench.crowd import serve; serve()", *arguments]
+            command = [sys.executable, "-c", "from bench.scale.crowd import serve; serve()", *arguments]
             with theirs:
                 self._processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()]))
             self._orders.append(Connection(ours.detach()))

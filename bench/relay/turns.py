@@ -34,7 +34,7 @@ Step = Callable[[], object]
 def steps() -> Grid:
     """How long each part of a turn takes that relays one doorbell."""
     # In a process of its own: a worker has its process's signals, and is not to be run beside anything.
-    command = [sys.executable, "-m", "bench.turns"]
+    command = [sys.executable, "-c", "from bench.relay.turns import tell; tell()"]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     *parts, whole, due, least = found.items()
     rows = [[name, f"{ns:,.0f}", f"{ns / whole[1]:.0%}"] for name, ns in (*parts, whole)]
@@ -189,5 +189,6 @@ def _is_traced(pid: int) -> bool:
     return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
-if __name__ == "__main__":
+def tell() -> None:
+    """Measures the steps, and writes them to standard output as JSON."""
     json.dump(_measured(), sys.stdout)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.programs import bells, worker
-from bench.yardstick import COUNTERS, relay_in_c
+from bench.relay.yardstick import COUNTERS, relay_in_c
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.stats import Page

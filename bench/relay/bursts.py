@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.programs import bells, worker
-from bench.roundtrips import AWAKE, BARE, RELAYED
-from bench.yardstick import relay_in_c
+from bench.relay.roundtrips import AWAKE, BARE, RELAYED
+from bench.relay.yardstick import relay_in_c
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.fabric.worker import SOON

@@ -1,7 +1,7 @@
 """The relay, measured: `python -m bench.relay`.
 
 The round trip of a doorbell between two processes, and how many ready doorbells a worker relays in a second; beside
-them eventfds alone, and a relay of the same shape in C (bench/relay.c).
+them eventfds alone, and a relay of the same shape in C (bench/relay/relay.c).
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import bursts, turns
-from bench.report import Comparison, Grid, Part, Plot, Ratio, Row, Section, Series, main
-from bench.roundtrips import (
+from bench.relay import bursts, turns
+from bench.relay.roundtrips import (
     ASLEEP,
     AWAKE,
     BARE,
@@ -33,7 +32,8 @@ from bench.roundtrips import (
     placements,
     ways,
 )
-from bench.throughput import PEERS, VECTORS, Rate, bare_beside, bare_pairs, crowd_in_c, on, rate, worker_crowd
+from bench.relay.throughput import PEERS, VECTORS, Rate, bare_beside, bare_pairs, crowd_in_c, on, rate, worker_crowd
+from bench.report import Comparison, Grid, Part, Plot, Ratio, Row, Section, Series
 from famezd.fabric.worker import SOON
 
 AIM = 500_000
@@ -233,7 +233,3 @@ def profile(directory: Path, rounds: int) -> Iterator[Part]:
         )
         yield turns.system_calls(way.relay, 2 * rounds * ROUND_TRIPS, lambda: trips(everywhere))
     yield TRIED
-
-
-if __name__ == "__main__":
-    main(section, __doc__)

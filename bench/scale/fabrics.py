@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.crowd import Crowd
-from bench.growth import descriptors, memory
 from bench.programs import peers_of, workers_of
+from bench.scale.crowd import Crowd
+from bench.scale.growth import descriptors, memory
 from famezd.supervisor.service import STARTS
 
 PEERS, VECTORS = 4, 16

@@ -1,4 +1,4 @@
-"""A relay in C, bench/relay.c: how fast one of the same shape can be, whatever it is written in."""
+"""A relay in C, bench/relay/relay.c: how fast one of the same shape can be, whatever it is written in."""
 
 from __future__ import annotations
 

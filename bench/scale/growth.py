@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.crowd import PATIENCE, Crowd, CrowdError, Member
 from bench.programs import bells, echo, famezd, peers_of, worker_of
+from bench.scale.crowd import PATIENCE, Crowd, CrowdError, Member
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
 from famezd.stats import WORD

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import report
-from bench.installed import WATCHDOG, Kind, Service, kinds, service
-from bench.memory import Memory, look
 from bench.report import Grid, Part, Section
+from bench.small.installed import WATCHDOG, Kind, Service, kinds, service
+from bench.small.memory import Memory, look
 from famezd.client import Peer
 from famezd.protocol import MESSAGE_SIZE
 from famezd.stats import WORD, Page, Shape
@@ -289,7 +289,3 @@ def section(_rounds: int) -> Section:
 def main() -> None:
     """Measures this part alone, and prints it."""
     report.main(section, __doc__, rounds=1)
-
-
-if __name__ == "__main__":
-    main()

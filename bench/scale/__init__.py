@@ -1,7 +1,7 @@
 """How many: a thousand peers, two hundred fabrics, where it ends, and how all of it grows: `python -m bench.scale`.
 
-All goes through the whole service. Peers are programs on the host, many in a process (`bench.crowd`), which read what
-they are sent and keep of it what they need; every doorbell has to be at the very peer for whom it was. It takes about
+All goes through the whole service. Peers are programs on the host, many in a process (`bench.scale.crowd`), which read
+what they are sent and keep of it what they need; every doorbell has to be at the very peer for whom it was. It takes about
 four minutes, most of them for twice 16 million messages.
 """
 
@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from bench.bare import message as bare_message
-from bench.fabrics import PEERS, Served, served
-from bench.growth import AT_ONCE, DIRECT, FRESH, RELAYED, VECTORS, Grown, Kind, full, growing
-from bench.kernelmemory import Costs, costs
-from bench.report import Grid, Part, Plot, Ratio, Section, Series, main
-from bench.stockmesh import MOMENT, Mesh, mesh
+from bench.report import Grid, Part, Plot, Ratio, Section, Series
+from bench.scale.bare import message as bare_message
+from bench.scale.fabrics import PEERS, Served, served
+from bench.scale.growth import AT_ONCE, DIRECT, FRESH, RELAYED, VECTORS, Grown, Kind, full, growing
+from bench.scale.kernelmemory import Costs, costs
+from bench.scale.stockmesh import MOMENT, Mesh, mesh
 from famezd.fabric.settings import SPARE_DESCRIPTORS
 from famezd.openfiles import hard_limit
 from famezd.stats import WORD
@@ -393,7 +393,3 @@ def _us(seconds: float) -> str:
 
 def _mib(size: float) -> str:
     return f"{size / _MIB:,.0f} MiB" if size >= 100 * _MIB else f"{size / _MIB:.3g} MiB"
-
-
-if __name__ == "__main__":
-    main(section, __doc__)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.growth import VECTORS
+from bench.scale.growth import VECTORS
 from famezd.protocol import MESSAGE_SIZE
 from tests.stock.server import StockServer, StockServerError
 

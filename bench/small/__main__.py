@@ -1,0 +1,6 @@
+"""Measures memory, and what famezd does at rest: `python -m bench.small`."""
+
+from bench.small import main
+
+if __name__ == "__main__":
+    main()
