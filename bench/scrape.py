@@ -29,7 +29,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bench.programs import bells, echoing, famezd
+from bench.programs import bells, echoing, famezd, processor_time, status
 from bench.report import Comparison, Part, Row, Section, main
 from famezd.client import Peer
 from famezd.protocol import MESSAGE_SIZE
@@ -112,11 +112,6 @@ def beside(url: str) -> float:
     return longest
 
 
-def processor_time(text: bytes) -> float:
-    """What a scrape says of famezd's own process, in seconds."""
-    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(b"process_cpu_seconds_total "))
-
-
 class Scrapes(NamedTuple):
     """Scrapes, in milliseconds."""
 
@@ -124,7 +119,7 @@ class Scrapes(NamedTuple):
     times: list[float]
     """From asking to the last byte."""
     used: list[float]
-    """Of famezd's processor time; all the same, since one alone is too short for the kernel's count."""
+    """Of famezd's processor time."""
     library: list[float]
     """What prometheus_client takes of it for the doorbells."""
     others: list[float]
@@ -133,18 +128,19 @@ class Scrapes(NamedTuple):
 
 def measure_scrapes(url: str, fabrics: int, rounds: int) -> Scrapes:
     """How long scrapes take."""
-    client = Client(url)
-    first = client.ask("/metrics")[1]
-    series = sum(not line.startswith(b"#") for line in first.splitlines())
-    times = [client.ask("/metrics")[0] * 1e3 for _ in range(rounds)]
-    # Between its own beginnings: as many scrapes as rounds.
-    used = (processor_time(client.ask("/metrics")[1]) - processor_time(first)) * 1e3 / (rounds + 1)
+    client, pid = Client(url), status(url)["pid"]
+    series = sum(not line.startswith(b"#") for line in client.ask("/metrics")[1].splitlines())
+    times, used = [], []
+    for _ in range(rounds):
+        before = processor_time(pid)
+        times.append(client.ask("/metrics")[0] * 1e3)
+        used.append((processor_time(pid) - before) * 1e3)
     client.close()
     libraries, others = [], []
     for _ in range(rounds):
         libraries.append(library(fabrics) * 1e3)
         others.append(beside(url) * 1e3)
-    return Scrapes(series, times, [used] * rounds, libraries, others)
+    return Scrapes(series, times, used, libraries, others)
 
 
 def round_trips(bell_out: int, bell_in: int) -> list[float]:

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from bench.join.crowd import Crowd
-from bench.join.server import Server, join, processor_time, timed
+from bench.join.server import Server, join, timed
 from bench.join.servers import CLAIMED, FULL, Effort, crowded
 from bench.mmsg import Messages
 from bench.profile import OWN, Function, ProfileError, functions, system_calls, times
+from bench.programs import processor_time
 from bench.report import Grid, Part, Ratio
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.mmsg import Messages
+from bench.programs import processor_time
 
 GREETING = 3
 """Messages before the announcements: version, id, shared memory."""
@@ -65,12 +66,6 @@ class Server:
     def memory(self) -> float:
         """Its proportional memory (PSS), MiB."""
         return sum(_pss(pid) for pid in self.processes) / 2**20
-
-
-def processor_time(pid: int) -> float:
-    """Seconds, user and system, of a process's life; exact to the nanosecond, as /proc/PID/stat is not."""
-    # What clock_getcpuclockid returns: CPUCLOCK_SCHED of the process.
-    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _sleeps(pid: int) -> bool:

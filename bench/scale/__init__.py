@@ -1,8 +1,8 @@
 """How many: a thousand peers, two hundred fabrics, where it ends, and how all of it grows: `python -m bench.scale`.
 
 All goes through the whole service. Peers are programs on the host, many in a process (`bench.scale.crowd`), which read
-what they are sent and keep of it what they need; every doorbell has to be at the very peer for whom it was. It takes about
-four minutes, most of them for twice 16 million messages.
+what they are sent and keep of it what they need; every doorbell has to be at the very peer for whom it was. It takes
+about four minutes, most of them for twice 16 million messages.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.programs import bells, echo, famezd, peers_of, worker_of
+from bench.programs import bells, echo, famezd, peers_of, processor_time, worker_of
 from bench.scale.crowd import PATIENCE, Crowd, CrowdError, Member
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
@@ -92,11 +92,6 @@ class Grown:
     def page(self) -> int:
         """Bytes of the stats page, all of which are allocated at its start."""
         return self.kind.settings(self.peers).shape(switch=False).words * WORD
-
-
-def processor_time(pid: int) -> float:
-    """Seconds that a process has used."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def memory(pid: int) -> tuple[int, int]:

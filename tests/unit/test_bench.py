@@ -13,9 +13,10 @@ import pytest
 
 from bench.join.growth import Look, growth_table
 from bench.join.profile import busiest_table, calls_table
-from bench.join.server import JoinError, Server, connect, join, parent, processor_time
+from bench.join.server import JoinError, Server, connect, join, parent
 from bench.mmsg import MOST, Messages
 from bench.profile import OTHER, OWN, by_function, counted, purpose, shares
+from bench.programs import processor_time
 from bench.report import Comparison, Grid, Plot, Power, Ratio, Row, Section, Series, fill
 from famezd.protocol import MESSAGE_SIZE, decode
 
