@@ -80,6 +80,11 @@ class Faults:
         """When the next doorbell that is held up is due, in seconds of the monotonic clock."""
         return self._heap[0].due if self._heap else None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self._rules)
+
     # Rules
 
     def begin(self) -> None:
