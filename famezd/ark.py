@@ -37,6 +37,7 @@ _MAX_TEXT = 8192
 _SO_PEEK_OFF = 42
 _BUFFER = 4 << 20
 """Bytes of records that a pair shall hold; the kernel gives what net.core.wmem_max allows."""
+_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _BEGIN, _WHOLE = b"ark", b"whole"
 
 
@@ -192,6 +193,7 @@ class _Pair:
         self._writing = writing
         self._writing.setblocking(False)
         self._reading.setblocking(False)
+        self._half = writing.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
 
     @classmethod
     def create(cls) -> _Pair:
@@ -213,8 +215,7 @@ class _Pair:
     @property
     def half_full(self) -> bool:
         """Whether its content takes half of its room or more."""
-        taken = int.from_bytes(fcntl.ioctl(self._writing, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-        return 2 * taken >= self._writing.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        return int.from_bytes(fcntl.ioctl(self._writing, termios.TIOCOUTQ, bytes(4)), sys.byteorder) >= self._half
 
     @property
     def descriptors(self) -> list[int]:
@@ -223,7 +224,7 @@ class _Pair:
     def append(self, record: Record) -> None:
         carried = array.array("i", record.descriptors).tobytes()
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, carried)] if carried else []
-        self._writing.sendmsg([record.text], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        self._writing.sendmsg([record.text], ancillary, _FLAGS)
 
     def records(self) -> Iterator[Record]:
         self._reading.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)

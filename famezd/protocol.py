@@ -11,6 +11,7 @@ Source: QEMU, "Device Specification for Inter-VM shared memory device", section 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping, MutableSequence, Sequence
 from typing import NamedTuple, NewType, NoReturn
@@ -131,8 +132,8 @@ class Outbox:
     def __init__(self, marks: Marks | None = None, doubt: int = 0) -> None:
         """`marks` outlive the process, so that a successor knows what it has still to send.
 
-        There it says how much of each batch was sent. While a message is being sent, the index of its batch's mark
-        stands at index `doubt`, else 0: who finds it there cannot know whether the message was sent.
+        There it says how much of each batch was sent. While some of one is being sent, the index of its mark stands at
+        index `doubt`, else 0: who finds it there cannot know whether that was sent.
         """
         self._queue: deque[Batch] = deque()
         self._sent = 0
@@ -169,28 +170,29 @@ class Outbox:
                 break
         self._queue.append(departure(peer, mark))
 
-    def flush(self, send: Callable[[bytes, Descriptor | None], object]) -> None:
-        """Sends message after message by `send(word, descriptor)`, until none is left or `send` raises.
+    def flush(self, send: Callable[[bytes, Sequence[Descriptor | None]], int], most: int = sys.maxsize) -> bool:
+        """Sends messages by `send(word, descriptors)`, until none is left, `most` were sent, or `send` raises.
 
-        The message for which it raised counts as not sent, and is the first of the next flush.
+        Returns whether any is left. `send` is given messages of one batch, and returns how many of them it sent, or
+        raises OSError if none was; what was not sent comes first in the next flush.
         """
         marks, doubt = self._marks, self._doubt
-        while self._queue:
+        while self._queue and most:
             value, descriptors, at = self._queue[0]
-            word, base = encode(value), mark(value, 0)
-            while self._sent < len(descriptors):
-                descriptor = descriptors[self._sent]
-                marks[doubt] = at
-                try:
-                    send(word, descriptor)
-                except OSError:
-                    marks[doubt] = 0
-                    raise
-                self._sent += 1
-                marks[at] = base if descriptor is None else base + self._sent
+            marks[doubt] = at
+            try:
+                sent = send(encode(value), descriptors[self._sent : self._sent + most])
+            except OSError:
                 marks[doubt] = 0
-            self._queue.popleft()
-            self._sent = 0
+                raise
+            self._sent += sent
+            marks[at] = mark(value, 0 if descriptors[0] is None else self._sent)
+            marks[doubt] = 0
+            most -= sent
+            if self._sent == len(descriptors):
+                self._queue.popleft()
+                self._sent = 0
+        return bool(self._queue)
 
 
 class Identified(NamedTuple):

@@ -190,6 +190,7 @@ class Page:
         self._identity = os.fstat(descriptor).st_ino
         self._total = {name: TOTALS_AT + i for i, name in enumerate(TOTALS)}
         self._turns, self._bells = self._total[IDLE], self._total[BELLS]
+        self._told_at, self._told_words = shape.told_at, TOLD_WORDS + shape.places
 
     @classmethod
     def create(cls, name: str, shape: Shape) -> Page:
@@ -386,14 +387,13 @@ class Page:
         0 for nothing, else as `famezd.protocol.mark` has it. Without `other`: where the row begins, with the doubt
         (see `famezd.protocol.Outbox`), then the marks of version, id and memory.
         """
-        row = self.shape.told_at + place * (TOLD_WORDS + self.shape.places)
+        row = self._told_at + place * self._told_words
         return row if other is None else row + TOLD_WORDS + other
 
     def tell_nothing(self, place: int) -> None:
         """A newcomer is on `place`, who has been told nothing."""
         start = self.told_at(place)
-        for at in range(start, start + TOLD_WORDS + self.shape.places):
-            self.words[at] = 0
+        _zero(self.words, start, self._told_words)
 
     def answered(self, row: int, vector: int, rings: int) -> None:
         """The personality has dealt with so many doorbells to the switch."""

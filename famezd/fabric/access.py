@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import socket
 from typing import NamedTuple
@@ -63,9 +64,6 @@ def supplementary_groups(connection: socket.socket) -> list[int]:
 
 
 def _many_groups(connection: socket.socket) -> list[int]:
-    # Imported where it is needed, which is rare: it is large.
-    import ctypes  # noqa: PLC0415
-
     groups = (ctypes.c_uint32 * _MOST_GROUPS)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
     libc = ctypes.CDLL(None, use_errno=True)

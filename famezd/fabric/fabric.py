@@ -16,7 +16,7 @@ from famezd.fabric import log
 from famezd.fabric.faults import Faults
 from famezd.fabric.guard import Guard
 from famezd.fabric.ids import FreshIds, StickyIds
-from famezd.fabric.ledger import Ledger, Manifest, Membership, hang_up
+from famezd.fabric.ledger import Ledger, Manifest, Membership, end, hang_up
 from famezd.fabric.listener import Credentials, credentials
 from famezd.fabric.peer import Peer, program, room
 from famezd.fabric.refusals import Refusals
@@ -54,6 +54,9 @@ SETTLE = 5.0
 """Seconds until the ark lets go of what departed peers had, if it is not packed earlier: they may keep it open, too."""
 RETRY = 0.01
 """Seconds until something is sent again for which the kernel had no room."""
+
+BURSTS = 16
+"""Bursts that are sent to one peer before the loop sees to all else: more than a socket takes of who does not read."""
 
 FROZEN = 0.05
 """Seconds until somebody may come or go again, after that could not be written down."""
@@ -132,6 +135,7 @@ class Fabric:
         )
         self._leaving: deque[Peer] = deque()
         self._held = False
+        self._quiet = False
         self._unsent = page.gauge_at(UNSENT)
         self._refusals = Refusals()
         self._starved: set[Peer] = set()
@@ -236,6 +240,7 @@ class Fabric:
         return self._turn(self.relay.share(events))
 
     def _turn(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+        self._quiet = not events
         others = []
         rest = self.relay.relay(events)
         self.relayed = len(events) - len(rest)
@@ -286,7 +291,11 @@ class Fabric:
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, in seconds of the monotonic clock."""
-        if self.relay.waiting or (not self._held and (self.relay.for_switch or (self._leaving and not self._thaw_at))):
+        if self.relay.waiting:
+            return 0.0
+        if not self._held and (
+            self.relay.for_switch or self._wiring.lacks_spares or (self._leaving and not self._thaw_at)
+        ):
             return 0.0
         first = self._switch.due
         later = (self._thaw_at, self._pack_at) if not self._held else ()
@@ -297,6 +306,8 @@ class Fabric:
 
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
+        if self._quiet and self._wiring.lacks_spares and not self._held:
+            self._wiring.make_spares()
         self.relay.release(now)
         self._refusals.tick(now)
         if self._retry_at is not None and now >= self._retry_at:
@@ -683,7 +694,7 @@ class Fabric:
             self._tell_switch()
             # Before anybody is told: whoever goes on from the ark must not take the peer for one that is there.
             self._ledger.left(member.place, member.id, self._wiring.count(member.place) + 1)
-            hang_up(member.connection.detach())
+            end(member.connection)
             # Who is to leave as well is told nothing more: of a thousand that go at once none hears of the others.
             others = [] if self._sticky else [other for other in self.members.values() if not other.leaving]
             for other in others:
@@ -713,7 +724,7 @@ class Fabric:
         if member.leaving:
             return
         try:
-            member.flush()
+            waiting = self._send(member)
         except BlockingIOError:
             self._await_room(member, waiting=True)
         except OSError as e:
@@ -728,8 +739,18 @@ class Fabric:
                 reason = "hangup" if e.errno in (errno.EPIPE, errno.ECONNRESET) else "broken"
                 self._leave(member, reason)
         else:
-            self._await_room(member, waiting=False)
+            self._await_room(member, waiting=waiting)
         self._owes(member, len(member.outbox))
+
+    def _send(self, member: Peer) -> bool:
+        """Sends what a member is owed, with others' doorbells between bursts; returns whether some of it is left."""
+        for _ in range(BURSTS):
+            if not member.flush():
+                return False
+            self._breathe()
+            if member.leaving:
+                return False
+        return True
 
     def _owes(self, member: Peer, unsent: int) -> None:
         """So many announcements wait to be sent to a member now."""
@@ -738,7 +759,7 @@ class Fabric:
             member.unsent = unsent
 
     def _await_room(self, member: Peer, *, waiting: bool) -> None:
-        if member.writing != waiting:
+        if member.writing != waiting and not member.leaving:
             member.writing = waiting
             self.epoll.modify(member.connection, _LISTENING | (select.EPOLLOUT if waiting else 0))
 

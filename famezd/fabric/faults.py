@@ -85,6 +85,11 @@ class Faults:
         """Whether any doorbell is held up."""
         return bool(self._heap)
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self._rules)
+
     # Rules
 
     def begin(self) -> None:

@@ -259,9 +259,14 @@ class _Reader:
 
 def hang_up(connection: int) -> None:
     """Closes a connection so that its other end notices, even if the ark still has it."""
-    with socket.socket(fileno=connection) as ended:
+    end(socket.socket(fileno=connection))
+
+
+def end(connection: socket.socket) -> None:
+    """As `hang_up`."""
+    with connection:
         try:
-            ended.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             # Its other end is gone already.
             pass

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import FrameType
 from typing import Final
 
@@ -43,6 +43,8 @@ That costs system calls for each doorbell, so it is not done otherwise.
 SHARE: Final = 16
 """Bells of one ringer that are seen to before the loop looks who else rings: about 40 us."""
 
+_OTHERS: Final = 8
+"""At least as many descriptors as are in the epoll besides bells, and, for each place, its peer and its own socket."""
 _EDGES = select.EPOLLIN | select.EPOLLET
 Event = tuple[int, int]
 
@@ -67,6 +69,7 @@ class Relay:
         self._clipped = page.total_at("clipped")
         # From a bell's descriptor to its counter's index and its receiver's in _receivers:
         self._bells: dict[int, tuple[int, int]] = {}
+        self._first = page.shape.doorbells_at
         self._span = page.shape.places * page.shape.vectors
         # The last one is for the bells of which there are rules: who has none pays nothing for them.
         self._receivers = [*[EMPTY] * self._span, RULED]
@@ -85,11 +88,30 @@ class Relay:
         """How many bells there are."""
         return len(self._bells)
 
+    @property
+    def places(self) -> int:
+        """How many places there are."""
+        return self._shape.places
+
+    def watch(self, bell: int) -> None:
+        """Begins to watch an eventfd which nobody has yet; raises OSError if the kernel has no room."""
+        self._epoll.register(bell, _EDGES)
+
+    def lead(self, bells: Sequence[int], row: int, place: int) -> None:
+        """From now on `row` rings `place` by these, one for each vector, which are watched already."""
+        first = place * self._shape.vectors
+        counter = self._first + row * self._span + first
+        receivers: Sequence[int] = range(first, first + self._shape.vectors)
+        if self.faults.any:
+            receivers = [self._or_ruled(row, receiver) for receiver in receivers]
+        counters = range(counter, counter + self._shape.vectors)
+        self._bells.update(zip(bells, zip(counters, receivers, strict=True), strict=True))
+
     def add(self, bell: int, row: int, place: int, vector: int) -> None:
         """Watches `bell`, by which `row` rings `place` on `vector`; raises OSError if the kernel has no room."""
         receiver = place * self._shape.vectors + vector
-        counter = self._shape.doorbells_at + row * self._span + receiver
-        self._epoll.register(bell, _EDGES)
+        counter = self._first + row * self._span + receiver
+        self.watch(bell)
         self._bells[bell] = counter, self._or_ruled(row, receiver)
 
     def _or_ruled(self, row: int, receiver: int) -> int:
@@ -99,18 +121,16 @@ class Relay:
     def change_rules(self, rules: tuple[Rule, ...]) -> None:
         """From now on these fault rules are in force."""
         self.faults.change(rules)
-        first = self._shape.doorbells_at
+        first = self._first
         for bell, (counter, _) in self._bells.items():
             self._bells[bell] = counter, self._or_ruled(*divmod(counter - first, self._span))
 
-    def remove(self, bells: Iterable[int]) -> None:
+    def remove(self, bells: Collection[int]) -> None:
         """Passes on what these bells still hold, then closes them."""
-        self.relay([(bell, select.EPOLLIN) for bell in bells])
-        if self._waiting:
-            # Their numbers may soon be other descriptors'.
-            for rung in self._waiting.values():
-                for bell in bells:
-                    rung.pop(bell, None)
+        self.gather()
+        rungs = list(self._waiting.values())
+        # None may go on waiting: their numbers may soon be other descriptors'.
+        self.relay([rung.pop(bell) for rung in rungs for bell in bells if bell in rung])
         for bell in bells:
             # Closing is not enough: the peer that holds the other reference would keep it in the epoll.
             self._epoll.unregister(bell)
@@ -149,8 +169,25 @@ class Relay:
         """
         if len(events) <= SHARE and not self._waiting:
             return events
-        bells, span, first = self._bells, self._span, self._shape.doorbells_at
-        waiting, now = self._waiting, []
+        now = self._queue(events)
+        for row in list(self._waiting):
+            now += self._some(row)
+        return now
+
+    def gather(self) -> None:
+        """Has all bells that were rung until now wait, so that none is left that nobody knows of."""
+        # What else there is to hear is told again by the next poll.
+        self._queue(self._epoll.poll(0, len(self._bells) + 2 * self.places + _OTHERS))
+
+    def rung_by(self, row: int) -> list[Event]:
+        """The bells that `row` has rung until now, which wait no more."""
+        self.gather()
+        return list(self._waiting.pop(row, {}).values())
+
+    def _queue(self, events: Iterable[Event]) -> list[Event]:
+        """Has the bells among the events wait; returns the other events."""
+        bells, span, first = self._bells, self._span, self._first
+        waiting, others = self._waiting, []
         for event in events:
             bell = event[0]
             try:
@@ -159,15 +196,15 @@ class Relay:
                 if bell in bells:
                     waiting[(bells[bell][0] - first) // span] = {bell: event}
                 else:
-                    now.append(event)
-        for row, rung in list(waiting.items()):
-            if len(rung) <= SHARE:
-                del waiting[row]
-                now += rung.values()
-            else:
-                for bell in list(itertools.islice(rung, SHARE)):
-                    now.append(rung.pop(bell))
-        return now
+                    others.append(event)
+        return others
+
+    def _some(self, row: int) -> list[Event]:
+        """A share of the bells of `row` that wait, which they do no more."""
+        rung = self._waiting.get(row, {})
+        if len(rung) <= SHARE:
+            return list(self._waiting.pop(row, rung).values())
+        return [rung.pop(bell) for bell in list(itertools.islice(rung, SHARE))]
 
     def rest(self) -> list[Event]:
         """Those that wait for their share, which they do no more."""
@@ -197,7 +234,7 @@ class Relay:
         pending = self._page.recover()
         self.faults.begin()
         if pending is not None:
-            counter = pending.bell + self._shape.doorbells_at
+            counter = pending.bell + self._first
             receiver = self._receiver_of(counter)
             if counter < self._shape.former_at:
                 receiver = self._or_ruled(pending.bell // self._span, receiver)
@@ -234,7 +271,7 @@ class Relay:
     def ring(self, row: int, place: int, vector: int) -> None:
         """Rings `place` on `vector` as `row`: how the switch rings."""
         receiver = place * self._shape.vectors + vector
-        counter = self._shape.doorbells_at + row * self._span + receiver
+        counter = self._first + row * self._span + receiver
         words = self._words
         self._watchman.wake()
         try:
@@ -290,9 +327,9 @@ class Relay:
         eventfd = self._receivers[receiver]
         count = self._words[IN_FLIGHT]
         if eventfd == RULED:
-            self._decide(*divmod(counter - self._shape.doorbells_at, self._span))
+            self._decide(*divmod(counter - self._first, self._span))
         elif eventfd == SWITCH:
-            self._tell_switch((counter - self._shape.doorbells_at) // self._span, receiver, count)
+            self._tell_switch((counter - self._first) // self._span, receiver, count)
         elif eventfd == EMPTY:
             self._words[self._dropped] += count
         else:
@@ -342,7 +379,7 @@ class Relay:
     def _receiver_of(self, counter: int) -> int:
         """Whom a doorbell in flight is for, by its counter."""
         passed = self._shape.passed_at
-        return counter - passed if counter >= passed else (counter - self._shape.doorbells_at) % self._span
+        return counter - passed if counter >= passed else (counter - self._first) % self._span
 
     def _may_stand_still(self) -> bool:
         """Whether the doorbell in flight is for an eventfd.
@@ -350,7 +387,7 @@ class Relay:
         Nothing else can be waited for: what is for the switch, or for rules to decide on, is not to be left half done
         because we were kept from running for so long.
         """
-        counter, first = self._words[IN_FLIGHT + 1], self._shape.doorbells_at
+        counter, first = self._words[IN_FLIGHT + 1], self._first
         if self._shape.former_at <= counter < self._shape.passed_at:
             # A counter is being moved.
             return False

@@ -8,18 +8,22 @@ Places are indexes of the stats page: 0 .. peers - 1, and then the switch's, whe
 
 from __future__ import annotations
 
+import itertools
 import os
-import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 from famezd.fabric.ledger import Key, Sets
-from famezd.fabric.relay import SWITCH, Relay
+from famezd.fabric.relay import SHARE, SWITCH, Relay
+from famezd.fabric.spares import Spares
 from famezd.protocol import Descriptor
 from famezd.stats import ANYBODY
 
 Bells = list[Descriptor]
 """The eventfds by which somebody rings one place, by vector."""
+
+_AT_ONCE = 64
+"""Bells that are removed before it is seen who else rings: about 100 us."""
 
 
 class Wiring(ABC):
@@ -43,6 +47,9 @@ class Wiring(ABC):
         self._switch = switch
         self._sticky = sticky
         self._breathe = breathe
+        self._spares = self._spares_of(relay)
+        self.lacks_spares = True
+        """Whether there is something for `make_spares` to do, as far as it is known."""
         if switch is not None:
             relay.connect(switch, [SWITCH] * vectors)
 
@@ -73,19 +80,34 @@ class Wiring(ABC):
 
     def count(self, place: int) -> int:
         """How many eventfds go when whoever is on `place` leaves."""
-        return sum(len(bells) for key, bells in self.sets.items() if self.goes(key, place))
+        return sum(len(self.sets[key]) for key in self._going(place))
 
+    @abstractmethod
     def sweep(self, place: int) -> None:
         """Passes on all that `place` has rung."""
-        for bells in [bells for key, bells in self.sets.items() if key[0] == place != key[1]]:
-            self._relay.relay([(bell, select.EPOLLIN) for bell in bells])
-            self._breathe()
 
-    def _set(self, place: int, other: int) -> Bells:
-        bells = self.sets.get((place, other))
-        if bells is None:
-            bells = self.sets[place, other] = _eventfds(self._vectors)
-            self._made.append((place, other))
+    def make_spares(self) -> None:
+        """Makes some of the eventfds that those who come may need."""
+        self._spares.fill(self._missing)
+        self.lacks_spares = self._spares.lack(self._missing)
+
+    @property
+    @abstractmethod
+    def _missing(self) -> int:
+        """How many eventfds a full fabric has more than there are, of the kind that is kept to spare."""
+
+    @staticmethod
+    @abstractmethod
+    def _spares_of(relay: Relay) -> Spares:
+        """Of the kind that is kept to spare."""
+
+    @abstractmethod
+    def _going(self, place: int) -> list[Key]:
+        """Those of all that go when whoever is on `place` leaves."""
+
+    def _enter(self, place: int, other: int, bells: Bells) -> Bells:
+        self.sets[place, other] = bells
+        self._made.append((place, other))
         return bells
 
 
@@ -110,7 +132,7 @@ class Relayed(Wiring):
 
     def open(self, place: int) -> Bells:
         """New eventfds for the newcomer, which only it and the relay hold."""
-        receivers = self._set(place, place)
+        receivers = self._enter(place, place, _eventfds(self._vectors))
         self._relay.connect(place, receivers)
         return receivers
 
@@ -118,30 +140,49 @@ class Relayed(Wiring):
         """Bells of `place` alone."""
         if (place, other) in self.sets:
             return self.sets[place, other]
-        self._breathe()
-        made = self._set(place, other)
-        self._watch(made, place, other)
+        if len(self._spares) < self._vectors:
+            self._breathe()
+        made = self._enter(place, other, self._spares.take(self._vectors))
+        self._relay.lead(made, place, other)
         return made
+
+    def sweep(self, place: int) -> None:
+        """Passes on what was rung before this call, and no more: a flood has no end."""
+        rung = self._relay.rung_by(place)
+        for start in range(0, len(rung), SHARE):
+            self._relay.relay(rung[start : start + SHARE])
+            self._breathe()
 
     def close(self, place: int) -> None:
         """The place's bells go, and with fresh ports others' bells to it: no port, nothing to ring."""
-        gone = [(key, self.sets.pop(key)) for key in [key for key in self.sets if self.goes(key, place)]]
-        own = [bells for key, bells in gone if key == (place, place)]
-        for key, bells in gone:
-            if key[0] == place != key[1]:
-                self._relay.remove(bells)
-                self._breathe()
+        gone = {key: self.sets.pop(key) for key in self._going(place)}
+        receivers = gone.pop((place, place), ())
+        self._remove(bells for key, bells in gone.items() if key[0] == place)
         self._relay.disconnect(place)
-        for key, bells in gone:
-            if key[0] != place:
-                self._relay.remove(bells)
-                self._breathe()
-        for receivers in own:
-            _close(receivers)
+        self._remove(bells for key, bells in gone.items() if key[0] != place)
+        _close(receivers)
+        self.lacks_spares = True
 
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
         return place != self._switch and (key[0] == place or (key[1] == place and not self._sticky))
+
+    def _going(self, place: int) -> list[Key]:
+        places = range(self._relay.places)
+        keys = [(place, other) for other in places]
+        if not self._sticky:
+            keys += [(other, place) for other in places if other != place]
+        return [key for key in keys if key in self.sets]
+
+    @property
+    def _missing(self) -> int:
+        places = self._relay.places
+        peers = places - (self._switch is not None)
+        return peers * (places - 1) * self._vectors - len(self._relay)
+
+    @staticmethod
+    def _spares_of(relay: Relay) -> Spares:
+        return Spares(relay.watch)
 
     def restore(self, sets: Sets, places: Iterable[int]) -> None:
         """Watches and connects all."""
@@ -150,17 +191,14 @@ class Relayed(Wiring):
             if place == other:
                 self._relay.connect(place, bells)
             else:
-                self._watch(bells, place, other)
+                for vector, bell in enumerate(bells):
+                    self._relay.add(bell, place, other, vector)
 
-    def _watch(self, bells: Bells, place: int, other: int) -> None:
-        for vector, bell in enumerate(bells):
-            try:
-                self._relay.add(bell, place, other, vector)
-            except OSError:
-                self._relay.remove(bells[:vector])
-                _close(bells[vector:])
-                self.sets.pop((place, other), None)
-                raise
+    def _remove(self, sets: Iterable[Bells]) -> None:
+        bells = list(itertools.chain.from_iterable(sets))
+        for start in range(0, len(bells), _AT_ONCE):
+            self._relay.remove(bells[start : start + _AT_ONCE])
+            self._breathe()
 
 
 class Direct(Wiring):
@@ -171,9 +209,12 @@ class Direct(Wiring):
 
     def open(self, place: int) -> Bells:
         """The place's eventfds, empty of what its last occupant did not read."""
-        receivers = self._set(place, place)
-        for eventfd in receivers:
-            _drain(eventfd)
+        receivers = self.sets.get((place, place))
+        if receivers is None:
+            receivers = self._set(place)
+        else:
+            for eventfd in receivers:
+                _drain(eventfd)
         self._relay.connect(place, receivers)
         return receivers
 
@@ -181,14 +222,18 @@ class Direct(Wiring):
         """The receiver's own eventfds; for the switch, those that the relay watches."""
         del place
         if other == self._switch and (other, other) not in self.sets:
-            self._watch(self._set(other, other), other)
-        return self._set(other, other)
+            self._watch(self._set(other), other)
+        return self._set(other)
+
+    def sweep(self, place: int) -> None:
+        """Does nothing: nobody can tell who rang."""
 
     def close(self, place: int) -> None:
         """With fresh ports the place's eventfds go, too."""
         self._relay.disconnect(place)
         if self.goes((place, place), place):
             _close(self.sets.pop((place, place), ()))
+            self.lacks_spares = True
 
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
@@ -201,6 +246,23 @@ class Direct(Wiring):
             self._relay.connect(place, sets[place, place])
         if self._switch is not None and (self._switch, self._switch) in sets:
             self._watch(sets[self._switch, self._switch], self._switch)
+
+    def _set(self, place: int) -> Bells:
+        made = self.sets.get((place, place))
+        return self._enter(place, place, self._spares.take(self._vectors)) if made is None else made
+
+    def _going(self, place: int) -> list[Key]:
+        return [] if self._sticky or (place, place) not in self.sets else [(place, place)]
+
+    @property
+    def _missing(self) -> int:
+        return (self._relay.places - len(self.sets)) * self._vectors
+
+    @staticmethod
+    def _spares_of(relay: Relay) -> Spares:
+        del relay
+        # Nobody watches them.
+        return Spares(lambda _spare: None)
 
     def _watch(self, bells: Bells, switch: int) -> None:
         for vector, bell in enumerate(bells):

@@ -145,7 +145,8 @@ def test_what_a_full_socket_does_not_take_is_sent_later_and_none_is_lost(
     flushes = 0
     while len(received) < 8 * total:
         try:
-            peer.flush()
+            while peer.flush():
+                pass
         except BlockingIOError:
             flushes += 1
         received += theirs.recv(1 << 16)
@@ -165,8 +166,7 @@ def test_a_peer_that_hung_up_is_an_error_and_no_signal(connected: tuple[Peer, so
 def test_a_flush_sends_no_more_than_a_burst(connected: tuple[Peer, socket.socket]) -> None:
     peer, theirs = connected
     peer.owe(Batch(n) for n in range(BURST + 3))
-    with pytest.raises(BlockingIOError):
-        peer.flush()
+    assert peer.flush()
     assert theirs.recv(1 << 16) == b"".join(map(encode, range(BURST)))
-    peer.flush()
+    assert not peer.flush()
     assert theirs.recv(1 << 16) == b"".join(map(encode, range(BURST, BURST + 3)))

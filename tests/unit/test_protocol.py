@@ -3,7 +3,7 @@
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -70,7 +70,12 @@ def outbox_of(batches: Iterable[Batch]) -> Outbox:
 
 def drained(outbox: Outbox) -> list[Message]:
     sent: list[Message] = []
-    outbox.flush(lambda word, descriptor: sent.append(Message(decode(word), descriptor)))
+
+    def send(word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
+        sent.extend(Message(decode(word), descriptor) for descriptor in descriptors)
+        return len(descriptors)
+
+    assert not outbox.flush(send)
     return sent
 
 
@@ -120,10 +125,11 @@ def test_an_announcement_that_was_begun_is_broken_off_and_followed_by_the_depart
     outbox = outbox_of([announcement(PeerId(1), bells(10, 11)), announcement(PeerId(2), bells(20, 21))])
     sent: list[int] = []
 
-    def send(word: bytes, descriptor: Descriptor | None) -> None:
+    def send(word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
         if sent:
             raise BlockingIOError
         sent.append(decode(word))
+        return 1
 
     with pytest.raises(BlockingIOError):
         outbox.flush(send)
@@ -135,7 +141,7 @@ def test_an_announcement_that_was_begun_is_broken_off_and_followed_by_the_depart
 def test_a_message_for_which_send_raised_is_the_first_of_the_next_flush() -> None:
     outbox = outbox_of([announcement(PeerId(1), bells(10, 11))])
 
-    def full(_word: bytes, _descriptor: Descriptor | None) -> None:
+    def full(_word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
         raise BlockingIOError
 
     for _ in range(2):
@@ -152,7 +158,12 @@ def test_marks_say_how_much_of_each_batch_was_sent() -> None:
     for batch in setup(PeerId(3), Descriptor(9), others, bells(30), greeting_mark=1, own_mark=5):
         outbox.add(batch)
     doubts = []
-    outbox.flush(lambda *_: doubts.append(marks[7]))
+
+    def send(_word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
+        doubts.append(marks[7])
+        return 1
+
+    outbox.flush(send)
     assert doubts == [1, 2, 3, 4, 4, 5]
     assert [marked(word) for word in (marks[4], marks[5])] == [(4, 2), (3, 1)]
     assert marks[7] == 0
@@ -166,12 +177,24 @@ def test_a_message_that_was_not_sent_leaves_neither_mark_nor_doubt() -> None:
     outbox = Outbox(marks, doubt=2)
     outbox.add(announcement(PeerId(4), bells(40, 41), 1))
 
-    def full(_word: bytes, _descriptor: Descriptor | None) -> None:
+    def full(_word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
         raise BlockingIOError
 
     with pytest.raises(BlockingIOError):
         outbox.flush(full)
     assert marks == [0, 0, 0]
+
+
+def test_a_flush_sends_no_more_than_it_may_and_says_whether_more_is_left() -> None:
+    outbox = outbox_of([announcement(PeerId(1), bells(10, 11, 12)), announcement(PeerId(2), bells(20))])
+    given: list[list[Descriptor | None]] = []
+
+    def send(_word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
+        given.append(list(descriptors))
+        return len(descriptors)
+
+    assert [outbox.flush(send, 2), outbox.flush(send, 2), outbox.flush(send, 2)] == [True, False, False]
+    assert given == [[10, 11], [12], [20]]
 
 
 def test_a_resumed_batch_goes_on_where_it_stopped_and_before_all_others() -> None:
@@ -198,13 +221,16 @@ class Member:
         """The connection takes `room` messages more."""
         limit = len(self.stream) + room
 
-        def send(word: bytes, descriptor: Descriptor | None) -> None:
+        def send(word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
             assert self.marks[DOUBT]
-            if len(self.stream) == limit:
+            taken = descriptors[: limit - len(self.stream)]
+            if not taken:
                 raise BlockingIOError
-            message = Message(decode(word), descriptor)
-            self.stream.append(message)
-            feed(self.client, message)
+            for descriptor in taken:
+                message = Message(decode(word), descriptor)
+                self.stream.append(message)
+                feed(self.client, message)
+            return len(taken)
 
         try:
             self.outbox.flush(send)

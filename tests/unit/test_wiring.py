@@ -219,18 +219,18 @@ def test_relayed_eventfds_that_cannot_be_made_leave_nothing_behind(relayed: Rig,
     assert relayed.dropped == 0
 
 
-def test_a_bell_that_the_relay_cannot_watch_takes_the_others_of_its_batch_along(relayed: Rig) -> None:
-    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
-    wiring.open(0)
-    before = open_descriptors()
-    good = os.eventfd(0, os.EFD_NONBLOCK)
-    # Files cannot be watched.
-    file = os.memfd_create("test")
-    other = os.eventfd(0, os.EFD_NONBLOCK)
-    with pytest.raises(PermissionError):
-        wiring._watch([Descriptor(good), Descriptor(file), Descriptor(other)], 0, 1)
-    assert open_descriptors() == before
-    assert relayed.epoll.poll(0) == []
+def test_a_sweep_ends_though_its_bells_are_rung_again_all_the_time(relayed: Rig) -> None:
+    bells: list[Descriptor] = []
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True, breathe=lambda: ring(bells, *[1] * len(bells)))
+    bells += wiring.bells(0, 1)
+    ring(bells, 1, 1)
+    wiring.sweep(0)
+    assert [relayed.count(0, 1, vector) for vector in range(VECTORS)] == [1, 1]
+    # They are closed now, and their numbers may be other descriptors'.
+    bells.clear()
+    wiring.close(0)
+    # What was rung before they were closed is not lost either.
+    assert [relayed.count(0, 1, vector) for vector in range(VECTORS)] == [2, 2]
 
 
 def test_closing_a_place_that_nobody_opened_does_nothing(relayed: Rig) -> None:
