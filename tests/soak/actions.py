@@ -188,8 +188,8 @@ class Actions:
         fabric.arrive()
         blocker.hear()
         blocker.ask(block=True)
-        fabric.ring_blocked(src, blocker)
-        return f"{blocker} of {fabric.name} blocks, is rung by {src}, and is thrown out"
+        became = "is thrown out" if fabric.ring_blocked(src, blocker) else "is spared"
+        return f"{blocker} of {fabric.name} blocks, is rung by {src}, and {became}"
 
     def stand_still(self) -> str:
         fabric, member = self.somebody(lambda m: isinstance(m, Qemu))

@@ -172,12 +172,17 @@ class Fabric:
 
         until(arrived, missing)
 
-    def ring_blocked(self, src: Member, blocker: Program) -> None:
-        """A member rings one that has made its eventfds block: that one is thrown out."""
+    def ring_blocked(self, src: Member, blocker: Program) -> bool:
+        """A member rings one that has made its eventfds block; returns whether that one was thrown out.
+
+        It is spared within a minute of another one: then the worker does not wait for such eventfds.
+        """
         self.model.ring(src.id, blocker.id, 0)
         src.ring(blocker.id, 0, 1)
-        blocker.ask(await_end=True)
-        self.part(blocker, reason="stalled")
+        self._service.settle(self.name)
+        expelled = bool(blocker.ask(is_expelled=True)["expelled"])
+        self.part(blocker, reason="stalled" if expelled else "hangup", kill=True)
+        return expelled
 
     # The mailbox
 
