@@ -8,9 +8,9 @@ thousands.
 
 Reading peeks: a record stays in its queue, so a reader that is killed on the way leaves all as it was.
 
-Pairs belong to generations. A generation is written whole, marked so, and known to be in the manager's hands before
-the one before it is let go: else the manager could die with the only word of it still unread. For the same reason
-nothing is appended to a pair of which the manager is not known to have heard.
+Pairs belong to generations. A generation is written, known to be in the manager's hands, and then marked as whole,
+before the one before it is let go: else the manager could die with the only word of it still unread. For the same
+reason nothing is appended to a pair of which the manager is not known to have heard.
 
 What is in flight counts against the limit of open files of the user, over all processes (ETOOMANYREFS).
 """
@@ -126,12 +126,13 @@ class Ark:
         generation, pairs = self._last, list[_Pair]()
         try:
             self._open_pair(generation, pairs)
-            for record in (*records, Record(_WHOLE)):
+            for record in records:
                 try:
                     pairs[-1].append(record)
                 except BlockingIOError:
                     self._open_pair(generation, pairs).append(record)
             self._settle()
+            self._mark(generation, pairs)
         except BaseException:
             self._drop(generation, pairs)
             raise
@@ -148,6 +149,18 @@ class Ark:
             pair.empty()
         self._drop(self._generation, self._pairs)
         self._pairs = []
+
+    def _mark(self, generation: int, pairs: list[_Pair]) -> None:
+        """Marks a generation as whole that the manager has: one that is given up must never be gone on from.
+
+        The manager may hear of that much later, while more is written to the one before it.
+        """
+        try:
+            pairs[-1].append(Record(_WHOLE))
+        except BlockingIOError:
+            pair = self._open_pair(generation, pairs)
+            self._settle()
+            pair.append(Record(_WHOLE))
 
     def _extend(self) -> None:
         """Adds a pair to those in use, which is known to be in the manager's hands."""

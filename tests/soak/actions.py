@@ -188,8 +188,8 @@ class Actions:
         fabric.arrive()
         blocker.hear()
         blocker.ask(block=True)
-        fabric.ring_blocked(src, blocker)
-        return f"{blocker} of {fabric.name} blocks, is rung by {src}, and is thrown out"
+        became = "is thrown out" if fabric.ring_blocked(src, blocker) else "is spared"
+        return f"{blocker} of {fabric.name} blocks, is rung by {src}, and {became}"
 
     def stand_still(self) -> str:
         fabric, member = self.somebody(lambda m: isinstance(m, Qemu))
@@ -375,13 +375,13 @@ KINDS_OF_ACTIONS: dict[str, Often] = {
     "send": Often(Actions.send, 25),
     "ping": Often(Actions.ping, 12),
     "write": Often(Actions.scribble, 8),
-    "join, reader": Often(lambda a: a.join("reader"), 24),
-    "join, library": Often(lambda a: a.join("library"), 14),
+    "join, reader": Often(lambda a: a.join("reader"), 40),
+    "join, library": Often(lambda a: a.join("library"), 24),
     "join, program": Often(lambda a: a.join("program"), 8),
     "join, machine": Often(Actions.join_machine, 10),
     "join, half": Often(lambda a: a.join("half"), 3),
     "overfill": Often(Actions.overfill, 2),
-    "leave": Often(Actions.leave, 26),
+    "leave": Often(Actions.leave, 32),
     "kill a peer": Often(Actions.kill_peer, 8),
     "kick": Often(Actions.kick, 3),
     "stop reading": Often(Actions.stop_reading, 5),

@@ -312,8 +312,11 @@ class Model:
         for key in sorted(seen.keys() | counted.keys()):
             now, least = seen.get(key, 0), counted.get(key, 0)
             most = least + former.get(key, 0)
-            if self._may_be_gone(key, what) and not now:
-                continue
+            if self._may_be_gone(key, what):
+                if not now:
+                    continue
+                # Of several who had that id, one after the other, the last may be the one that is gone.
+                least = 0 if former.get(key) else least
             if not least <= now <= most:
                 wrong.append(f"{what} {key}: {now}, not {least}" + (f" to {most}" if most > least else ""))
         return wrong

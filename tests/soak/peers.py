@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -221,6 +222,10 @@ class Program(Member):
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        answered = select.poll()
+        answered.register(self._process.stdout, select.POLLIN)
+        if not answered.poll(PATIENCE * 1000):
+            raise Wrong(f"a host program, process {self._process.pid}, does not answer within {PATIENCE:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise Wrong(f"a host program died, status {self._process.wait()}")

@@ -1,8 +1,8 @@
 """A host program on a fabric that does what it is told, and can be killed: `python -m tests.soak.program SOCKET`.
 
 It reads commands, a line of JSON each, and answers each with one: `ring` (peer, vector, rings), `hear`, `block`, by
-which it makes the eventfds that it receives on block, and fills them, as no honest peer does, or `await_end`, which is
-answered when its membership is over. It ends with its input.
+which it makes the eventfds that it receives on block, and fills them, as no honest peer does, or
+`is_expelled`: whether its membership is over. It ends with its input.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def obey(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
         for bell in peer.bells(peer.id):
             os.set_blocking(bell, True)
             os.eventfd_write(bell, FULL)
-    if "await_end" in command:
+    if "is_expelled" in command:
         hung_up = select.poll()
         # Not by reading: that would empty its eventfds.
         hung_up.register(peer._connection, select.POLLRDHUP)
-        hung_up.poll()
+        return {"expelled": bool(hung_up.poll(0))}
     return hear(peer) if "hear" in command else {}
 
 

@@ -205,6 +205,25 @@ def test_of_those_who_have_left_fresh_ports_forget_the_counters_or_have_them_rig
     assert fresh.check(counters(fresh, vectors={}, **gone)) == ["doorbells by dst, vector (1, 1): 0, not 3"]
 
 
+def test_of_those_who_had_one_id_after_the_other_any_may_be_forgotten() -> None:
+    fresh = model(GENZ)
+    for _ in range(2):
+        fresh.ring(1, 2, 1, 3)
+        for peer in (1, 2):
+            fresh.leave(peer)
+        for peer in (1, 2):
+            fresh.join(peer)
+    fresh.leave(2)
+    fresh.leave(1)
+
+    def wrong(rings: int) -> list[str]:
+        told = counters(fresh, pairs={(1, 2): rings}, vectors={(2, 1): rings}, joins=6, leaves={"hangup": 6})
+        return fresh.check(told)
+
+    assert [wrong(rings) for rings in (0, 3, 6)] == [[], [], []]
+    assert wrong(7) == ["doorbells by src, dst (1, 2): 7, not 0 to 6", "doorbells by dst, vector (2, 1): 7, not 0 to 6"]
+
+
 # Fault rules
 
 

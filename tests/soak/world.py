@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,17 @@ class Fabric:
 
         until(arrived, missing)
 
-    def ring_blocked(self, src: Member, blocker: Program) -> None:
-        """A member rings one that has made its eventfds block: that one is thrown out."""
+    def ring_blocked(self, src: Member, blocker: Program) -> bool:
+        """A member rings one that has made its eventfds block; returns whether that one was thrown out.
+
+        It is spared within a minute of another one: then the worker does not wait for such eventfds.
+        """
         self.model.ring(src.id, blocker.id, 0)
         src.ring(blocker.id, 0, 1)
-        blocker.ask(await_end=True)
-        self.part(blocker, reason="stalled")
+        self._service.settle(self.name)
+        expelled = bool(blocker.ask(is_expelled=True)["expelled"])
+        self.part(blocker, reason="stalled" if expelled else "hangup", kill=True)
+        return expelled
 
     # The mailbox
 
@@ -373,12 +379,15 @@ class World:
         for fabric in self.fabrics.values():
             fabric.agree()
         metrics = self.service.samples()
+        while self._read_log():
+            metrics = self.service.samples()
         if wrong := [line for fabric in self.fabrics.values() for line in self._compare(fabric, metrics)]:
             raise Wrong("\n".join(wrong))
         self._check_verbs()
 
-    def _read_log(self) -> None:
-        """Looks for errors of famezd's own, and for workers that were killed because the machine was too busy."""
+    def _read_log(self) -> bool:
+        """Looks for errors of famezd's own; whether a worker was killed because the machine was too busy."""
+        slow = self.service.slow
         said = self.service.news()
         if found := traces(said):
             raise Wrong("famezd's log tells of an error of its own:\n" + "\n".join(found))
@@ -391,6 +400,13 @@ class World:
             self.service.slow += 1
             fabric.model.disturb()
             fabric.model.deaths += 1
+            until(partial(self._counts_deaths, fabric), f"the death of {name}'s worker is counted")
+            self.service.await_served(name)
+        return self.service.slow > slow
+
+    def _counts_deaths(self, fabric: Fabric) -> bool:
+        counted = counter(self.service.samples(), "famez_worker_restarts_total", fabric.name)
+        return counted.total() >= fabric.model.deaths
 
     def _compare(self, fabric: Fabric, metrics: Metrics) -> list[str]:
         rules = self.service.ask(f"fabrics/{fabric.name}/faults")["faults"] if fabric.model.rules else []

@@ -173,6 +173,20 @@ def test_with_a_reserve_nothing_has_to_be_kept_while_it_is_filled(keeper: Keeper
     assert texts(keeper.open()) == [b"%d" % i for i in range(n + n // 2)]
 
 
+def test_a_generation_that_was_given_up_is_never_gone_on_from(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    ark = new(keeper)
+    ark.append(Record(b"one"))
+    with monkeypatch.context() as busy:
+        # A manager that has taken it, but does not say so in time, and cannot be told either to let go of it.
+        busy.setattr(keeper, "settle", lambda: False)
+        busy.setattr(keeper, "forget", lambda name: None)
+        with pytest.raises(TimeoutError):
+            ark.renew([Record(b"nobody")])
+    assert len(keeper.generations) == 2
+    ark.append(Record(b"two"))
+    assert texts(keeper.open()) == [b"one", b"two"]
+
+
 @pytest.mark.parametrize("dead", ["store", "settle"])
 def test_nothing_is_appended_to_what_nobody_is_known_to_keep(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch, dead: str
