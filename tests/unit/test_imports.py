@@ -12,7 +12,7 @@ import pytest
 from famezd.interpreter import launch
 
 PYTHONS = {
-    "array", "collections", "contextlib", "copyreg", "encodings", "enum", "errno", "fcntl", "functools",
+    "array", "collections", "contextlib", "copyreg", "ctypes", "encodings", "enum", "errno", "fcntl", "functools",
     "genericpath", "heapq", "importlib", "itertools", "keyword", "math", "mmap", "operator", "os", "posixpath",
     "re", "reprlib", "resource", "select", "selectors", "signal", "site", "socket", "stat", "struct", "termios",
     "types", "typing", "zlib",
