@@ -223,9 +223,11 @@ class Model:
         for rule in self.rules:
             if (rule.src, rule.dst) != (src, dst) or not rings or (rule.effect == "message" and not message):
                 continue
+            # There is one message, however often its doorbell has been doubled before.
+            of = 1 if rule.effect == "message" else rings
             seen, struck = self._rules.get(rule, (0, 0))
-            self._rules[rule] = seen + rings, struck + rings
-            self.faults[rule.counted_as] += rings
+            self._rules[rule] = seen + of, struck + of
+            self.faults[rule.counted_as] += of
             rings = {"delay": rings, "duplicate": 2 * rings}.get(rule.effect, 0)
         return rings
 

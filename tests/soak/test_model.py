@@ -251,6 +251,14 @@ def test_rules_strike_in_order(
     assert ruled.ring(1, 0, 1, 3) == 3
 
 
+def test_one_message_is_lost_however_often_its_doorbell_was_doubled() -> None:
+    ruled = model(GENZ)
+    ruled.change_rules([Rule(1, 2, "duplicate"), Rule(1, 2, "message")])
+    assert ruled.ring(1, 2, 1, message=True) == 0
+    assert ruled.faults == {"duplicate": 1, "drop": 1}
+    assert ruled.check(counters(ruled, faults=ruled.faults, rules=[(1, 1), (2, 2)])) != []
+
+
 def test_a_lost_message_takes_its_doorbell_with_it() -> None:
     ruled = model(GENZ)
     ruled.change_rules([Rule(1, 2, "message")])
