@@ -367,6 +367,8 @@ class Fabric:
             for other in list(self.members.values()):
                 if other is not member:
                     self._flush(other)
+        # The newcomer waits for its messages, and nobody for this.
+        self._log.say(log.INFO, "peer joined", peer=member.id, pid=who.pid, uid=who.uid)
         self._part()
 
     def look_after_mailbox(self) -> str:
@@ -574,7 +576,6 @@ class Fabric:
         self._ledger.joined(Membership(place, peer, member.joined, connection.fileno()), self._wiring.take_made())
         self._tidy()
         self._switch.joined(peer)
-        self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
         return member
 
     def _take_id(self, uid: int, port: int | None) -> PeerId:
