@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import ctypes
 import errno
 import socket
 from typing import NamedTuple
@@ -64,6 +63,9 @@ def supplementary_groups(connection: socket.socket) -> list[int]:
 
 
 def _many_groups(connection: socket.socket) -> list[int]:
+    # The supervisor asks for nobody's groups, and does without this.
+    import ctypes  # noqa: PLC0415
+
     groups = (ctypes.c_uint32 * _MOST_GROUPS)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
     libc = ctypes.CDLL(None, use_errno=True)

@@ -18,7 +18,8 @@ from famezd.fabric.guard import Guard
 from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, end, hang_up
 from famezd.fabric.listener import Credentials, credentials
-from famezd.fabric.peer import Peer, program, room
+from famezd.fabric.peer import Peer, room
+from famezd.fabric.processes import program
 from famezd.fabric.refusals import Refusals
 from famezd.fabric.relay import Relay
 from famezd.fabric.settings import Settings

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import resource
 import socket
 import sys
 import termios
 from collections.abc import Collection, Iterable, Sequence
 
 from famezd.fabric.burst import Burst
+from famezd.fabric.processes import open_descriptors, soft_limit
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId
 
-DEFAULT_LIMIT = 1024
-"""The soft limit of descriptors that is assumed where a peer's own cannot be read."""
-DEFAULT_OPEN = 64
-"""The open descriptors that are assumed where a peer's own cannot be counted: a QEMU has about 40."""
-
-BURST = 64
-"""Messages that are sent to one peer before others' doorbells are seen to: about 100 us."""
+BURST = 32
+"""Messages that are sent to one peer before others' doorbells are seen to: about 50 us."""
 
 _MESSAGE_MEMORY = 768
 """Bytes of kernel memory that a message takes in a socket's queue: 278 of them fill the customary 212,992."""
@@ -90,48 +84,3 @@ def room(pid: int, memberships: Collection[Peer]) -> int:
     before it reads from any.
     """
     return soft_limit(pid) - open_descriptors(pid) - sum(member.undelivered() for member in memberships)
-
-
-def soft_limit(pid: int) -> int:
-    """A process's soft limit of open files; the customary one where it cannot be looked up."""
-    if pid <= 0:
-        # To prlimit, 0 would be this process.
-        return DEFAULT_LIMIT
-    try:
-        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
-    except PermissionError:
-        return _limit_from_proc(pid)
-    except ProcessLookupError:
-        return DEFAULT_LIMIT
-    return 1 << 30 if limit == resource.RLIM_INFINITY else limit
-
-
-def _limit_from_proc(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/limits") as limits:
-            for line in limits:
-                if line.startswith("Max open files"):
-                    soft = line.split()[3]
-                    return 1 << 30 if soft == "unlimited" else int(soft)
-    except OSError:
-        pass
-    return DEFAULT_LIMIT
-
-
-def program(pid: int) -> str:
-    """The name of a process, which it can choose, "" where that cannot be read."""
-    try:
-        with open(f"/proc/{pid}/comm", errors="replace") as name:
-            return name.read().removesuffix("\n")
-    except OSError:
-        return ""
-
-
-def open_descriptors(pid: int) -> int:
-    """How many descriptors a process has open; what a QEMU has where that cannot be seen."""
-    folder = f"/proc/{pid}/fd"
-    try:
-        # Since Linux 6.2 the folder's size is the number of its entries.
-        return os.stat(folder).st_size or len(os.listdir(folder))
-    except OSError:
-        return DEFAULT_OPEN

@@ -277,6 +277,8 @@ class Operations:
         Raises UnknownFabricError, UnknownPeerError, NotServingError or OrderError.
         """
         async with self._one_by_one:
+            # While it does not serve nobody is seen on it, and they may all be there again in a moment.
+            self._worker(name).require_serving()
             view = look(self._worker(name))
             # No peer's name can be taken for an id, and no two are the same.
             named = [p for p in view.peers if peer in (str(p.id), p.name)]

@@ -233,7 +233,7 @@ class Worker:
 
     async def kick(self, peer: int) -> None:
         """Ends the membership of `peer`; raises NotServingError, or OrderError if it does not answer."""
-        self._require_serving()
+        self.require_serving()
         order = f"kick {peer}"
         self._process.order(order)
         await self._process.answer(order, STOP_WITHIN)
@@ -264,7 +264,7 @@ class Worker:
         old one goes on as it was.
         """
         async with self._succession:
-            self._require_serving()
+            self.require_serving()
             old, new = self._process, self._new_process()
             self._successor = new
             try:
@@ -313,7 +313,7 @@ class Worker:
         await self.settled.wait()
         pause = time.monotonic() - began
         old.kill()
-        self._require_serving()
+        self.require_serving()
         self._resumed(RESTART, pause)
         pause_ms = round(pause * 1e3, 1)
         self._log.info("worker succeeded", pid=new.pid, pause_ms=pause_ms)
@@ -325,9 +325,11 @@ class Worker:
         self.fabric, self.faults = fabric, self.faults.fitting(fabric)
         self.settings = worker_settings(fabric, self.faults.text)
 
-    def _require_serving(self) -> None:
+    def require_serving(self) -> None:
+        """Raises NotServingError if nobody serves it now."""
         if self.state is not State.SERVING:
-            raise NotServingError(f"fabric {self.fabric.name} is not served, it is {self.state.value}: {self.failure}")
+            why = f": {self.failure}" if self.failure else ""
+            raise NotServingError(f"fabric {self.fabric.name} is not served, it is {self.state.value}{why}")
 
     # What it tells
 

@@ -98,6 +98,7 @@ class Actions:
     def kick(self) -> str:
         fabric, member = self.somebody(lambda m: m.whole)
         fabric.settle()
+        self.service.await_served(fabric.name)
         done = self.service.ctl("kick", fabric.name, str(member.id))
         if done.returncode and "does not answer" not in done.stderr:
             raise Wrong(f"famezctl kick {fabric.name} {member.id} says: {done.stderr}")

@@ -474,6 +474,9 @@ def test_a_worker_that_dies_again_and_again_is_reported_and_served_when_it_can_b
                 # It may have died once more since.
                 failure = r"fabric lab is not served: its worker died \d+ times in a row \(killed by signal"
                 assert re.search(failure, status.stdout)
+                kicked = famezd.ctl("kick", "lab", "1")
+                assert kicked.returncode == 1
+                assert kicked.stderr.startswith("famezctl: fabric lab is not served")
                 assert famezd.metrics("famez_fabric_up", "fabric") == {("lab",): 0, ("plain",): 1}
         assert famezd.ctl("restart", "lab").returncode == 0
         assert famezd.ctl("status").returncode == 0

@@ -51,7 +51,16 @@ def test_the_supervisor_imports_nothing_that_only_a_worker_or_few_users_need() -
     found = imported("import famezd.cli.famezd")
     assert not {name for name in found if name.startswith(("famezd.client", "famezd.cli.standalone"))}
     assert not found & {f"famezd.fabric.{name}" for name in ("worker", "fabric", "relay", "ledger", "wiring")}
-    assert not found & {"bcrypt", "daemon", "difflib", "libvirt", "lockfile", "prompt_toolkit", "xml.etree.ElementTree"}
+    assert not found & {
+        "bcrypt",
+        "ctypes",
+        "daemon",
+        "difflib",
+        "libvirt",
+        "lockfile",
+        "prompt_toolkit",
+        "xml.etree.ElementTree",
+    }
 
 
 def test_a_worker_finds_its_modules_where_we_do_and_not_where_it_is_started(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from famezd.fabric.listener import credentials
-from famezd.fabric.peer import BURST, DEFAULT_LIMIT, DEFAULT_OPEN, Peer, program, room
+from famezd.fabric.peer import BURST, Peer, room
+from famezd.fabric.processes import DEFAULT_LIMIT, DEFAULT_OPEN, program
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId, encode
 from tests.unit.conftest import NOBODY, closing
 

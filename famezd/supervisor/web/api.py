@@ -16,7 +16,7 @@ from famezd.attach import NoPortSocketError, NotInXmlError, libvirt_commandline,
 from famezd.config import ConfigError
 from famezd.errors import FamezError
 from famezd.fabric.listener import credentials
-from famezd.fabric.peer import program
+from famezd.fabric.processes import program
 from famezd.faults import FaultError
 from famezd.statepage import StateError
 from famezd.supervisor.faults import UnknownRuleError

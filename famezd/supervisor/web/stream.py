@@ -21,7 +21,7 @@ import structlog
 from famezd import __version__
 from famezd.config import GENZ
 from famezd.errors import FamezError
-from famezd.fabric.peer import program
+from famezd.fabric.processes import program
 from famezd.statepage import StateError
 from famezd.supervisor.faults import look_at_faults
 from famezd.supervisor.status.names import LONGEST, sanitised
