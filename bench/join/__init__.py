@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from bench.join.bells import private
 from bench.join.crowd import Crowd
 from bench.join.growth import measure_growth
 from bench.join.profile import measure_profile
@@ -34,6 +35,8 @@ from bench.join.servers import (
 from bench.mmsg import Messages
 from bench.report import ROUNDS, Comparison, Part, Ratio, Row, Section
 
+BELLS = (PEERS - 1) * VECTORS
+"""That are a peer's own on a full fabric that relays."""
 Turns = tuple[list[float], list[float], list[float]]
 """Of famezd, the stock server, and the bare one; measured in turns."""
 
@@ -55,6 +58,7 @@ def measure_joins(effort: Effort) -> list[Part]:
         _table(measured, "processor", "Processor time of the server for it"),
         _table(measured, "both", "Processor time of the server for it, for the leave, and for whatever follows"),
         _least(measured["sticky relayed"], measured["fresh direct"]),
+        _rest(measured[ALONE + "sticky relayed"]),
     ]
 
 
@@ -73,6 +77,17 @@ def _least(sticky: Pairs, fresh: Pairs) -> str:
     What the kernel alone takes for the same messages, the bare server, is {latency[0]:.2f} of what a newcomer of the
     stock server waits for and {processor[0]:.2f} of its processor time where ports are sticky; where newcomers are
     announced, {latency[1]:.2f} and {processor[1]:.2f}.
+    """
+
+
+def _rest(alone: Pairs) -> str:
+    """What of a join is neither the kernel's nor the supervisor's."""
+    rest = statistics.median(ours.processor - bare.processor for ours, _, bare in zip(*alone, strict=True))
+    return f"""
+    Beyond that a worker that relays, alone, takes {rest * 1e3:.2f} ms of a processor's time for a join, which is
+    {rest / BELLS * 1e6:.1f} us for each of the newcomer's {BELLS} own bells: each is taken from those that are ready,
+    entered where the relay looks for it and in what a successor is to find, and laid out to be sent. Where a target
+    is missed, this is what is too much: it is the interpreter's, and is paid before the newcomer is sent anything.
     """
 
 
@@ -111,7 +126,8 @@ def measure_storms(effort: Effort) -> list[Part]:
         f"""
         Be it in set-ups alone or in announcements, too, all peers together are sent {PEERS * FULL:,} messages. The
         stock server takes {stock.median:.2f} of the bare one's time for them, so no server can have a ratio to it of
-        less than {bare.median:.2f}.
+        less than {bare.median:.2f}. In a storm the server is busy all the time: what a join takes of a processor, as
+        above, is taken {PEERS} times, one after the other.
         """,
     ]
 
@@ -128,6 +144,7 @@ def measure_rates(effort: Effort) -> list[Part]:
     """One peer comes and goes, on a fabric on which nobody else is."""
     with servers() as those:
         rows = [Row(k.name, *_in_turns(those, k, effort, lambda s: _rate(s, effort)), least=k.rate) for k in KINDS]
+        bells = private(BELLS)
     caption = "One peer alone joins and leaves, over and over"
     least = Ratio.of(rows[0].limit, rows[0].theirs)
     return [
@@ -135,7 +152,9 @@ def measure_rates(effort: Effort) -> list[Part]:
         f"""
         Nobody else is there, so the stock server sends {those["stock"].setup(0)} messages, as with fresh ports. With
         sticky ones a set-up names all ports, {FULL} messages: the bare server, which has them ready and knows no
-        leave, reaches {least.median:.2f} of the stock server's rate with these.
+        leave, reaches {least.median:.2f} of the stock server's rate with these. Relayed, a peer has {BELLS} bells of
+        its own, so that what it rings is counted: to make, watch and let go of so many takes {bells * 1e3:.2f} ms in a
+        bare loop, and who did nothing else would reach {1 / bells / statistics.median(rows[0].theirs):.2f}.
         """,
     ]
 
