@@ -291,8 +291,6 @@ def test_a_workers_process_is_seen(famezd: Famezd) -> None:
     with famezd.join("plain"):
         after = samples(famezd.scrape())
         assert after["famez_worker_open_fds", one] == len(os.listdir(f"/proc/{process}/fd"))
-    bells = 3 * 4 + 3
-    assert after["famez_worker_open_fds", one] >= before["famez_worker_open_fds", one] + bells
     assert after["famez_worker_max_fds", one] > after["famez_worker_open_fds", one]
     assert after["famez_worker_cpu_seconds_total", one] > 0
     private = after["famez_worker_private_memory_bytes", one]

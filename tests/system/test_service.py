@@ -246,6 +246,8 @@ def test_a_worker_that_cannot_be_started_for_want_of_descriptors_is_started_late
     """Whatever the first thing is for which there is none."""
     pid = json.loads(famezd.ctl("--json", "status").stdout)["fabrics"][0]["pid"]
     with famezd.join("lab") as one, famezd.join("lab") as other:
+        # Until the worker knows, too, that they have been told all.
+        eventually(lambda: famezd.log.read_text().count("peer joined") == 2, "both have joined")
         before = resource.prlimit(famezd.process.pid, resource.RLIMIT_NOFILE)
         there = {int(name) for name in os.listdir(f"/proc/{famezd.process.pid}/fd")}
         first_free = itertools.islice((n for n in itertools.count() if n not in there), more, None)
