@@ -36,7 +36,9 @@ class Terminal:
             "/dev/null",
         ]
         self._directory = directory
-        self._program = shlex.join(["env", *(f"{k}={v}" for k, v in environ.items()), *map(str, command)])
+        # Who runs the tests may have a width of its own to hand on.
+        own = ["env", "-u", "COLUMNS", "-u", "LINES", *(f"{key}={value}" for key, value in environ.items())]
+        self._program = shlex.join([*own, *map(str, command)])
 
     def __enter__(self) -> Self:
         size = ["-x", str(WIDTH), "-y", str(HEIGHT)]
