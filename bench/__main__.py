@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 
 from bench import machine
-from bench.report import ROUNDS, Section, fill, raise_limit
+from bench.report import ROUNDS, Section, at_least_one, fill, raise_limit
 
 DOCS = Path(__file__).parents[1] / "docs"
 PARTS = ("join", "relay", "scale", "small", "resume", "hostile", "mailbox", "scrape")
@@ -43,7 +43,7 @@ def main() -> None:
     """Measures, and writes the page or prints what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=ROUNDS, help="pairs of measurements (%(default)s)")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

@@ -11,44 +11,14 @@ import os
 import socket
 from collections.abc import Sequence
 
+from famezd.fabric.burst import Control, Iovec, Message
 from famezd.protocol import MESSAGE_SIZE, encode
 
 MOST = 1024
 """Messages that the kernel takes by one call (UIO_MAXIOV)."""
 
+_WORDS_OF_MESSAGE, _WORDS_OF_CONTROL = ctypes.sizeof(Message) // 4, ctypes.sizeof(Control) // 4
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Msghdr(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint),
-        ("iovecs", ctypes.c_void_p),
-        ("iovecs_length", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-        ("padding", ctypes.c_int),
-        ("length", ctypes.c_uint),
-        ("more_padding", ctypes.c_int),
-    )
-    """An mmsghdr: `length` is how many bytes were sent or received."""
-
-
-class _Control(ctypes.Structure):
-    """Ancillary data of one descriptor."""
-
-    _fields_ = (
-        ("length", ctypes.c_size_t),
-        ("level", ctypes.c_int),
-        ("type", ctypes.c_int),
-        ("descriptor", ctypes.c_int),
-        ("padding", ctypes.c_int),
-    )
 
 
 class Messages:
@@ -59,16 +29,17 @@ class Messages:
             raise ValueError(f"{count} messages: the kernel takes {MOST} at once")
         self.count = count
         self._words = ctypes.create_string_buffer(count * MESSAGE_SIZE)
-        self._controls = (_Control * count)()
-        self._iovecs = (_Iovec * count)()
-        self._headers = (_Msghdr * count)()
+        self._controls = (Control * count)()
+        self._iovecs = (Iovec * count)()
+        self._headers = (Message * count)()
         words, controls, iovecs = (ctypes.addressof(area) for area in (self._words, self._controls, self._iovecs))
         for i, (iovec, header) in enumerate(zip(self._iovecs, self._headers, strict=True)):
             iovec.base, iovec.length = words + i * MESSAGE_SIZE, MESSAGE_SIZE
-            header.iovecs, header.iovecs_length = iovecs + i * ctypes.sizeof(_Iovec), 1
-            header.control, header.control_length = controls + i * ctypes.sizeof(_Control), ctypes.sizeof(_Control)
-        self._lengths = memoryview(self._headers).cast("B").cast("I")[14 :: ctypes.sizeof(_Msghdr) // 4]
-        self._descriptors = memoryview(self._controls).cast("B").cast("i")[4 :: ctypes.sizeof(_Control) // 4]
+            header.pieces, header.pieces_length = iovecs + i * ctypes.sizeof(Iovec), 1
+            header.control, header.control_length = controls + i * ctypes.sizeof(Control), ctypes.sizeof(Control)
+        self._lengths = memoryview(self._headers).cast("B").cast("I")[Message.length.offset // 4 :: _WORDS_OF_MESSAGE]
+        descriptors = memoryview(self._controls).cast("B").cast("i")
+        self._descriptors = descriptors[Control.descriptor.offset // 4 :: _WORDS_OF_CONTROL]
         # The kernel writes into both.
         self._unused = bytes(self._headers), b"\xff" * ctypes.sizeof(self._controls)
 

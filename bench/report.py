@@ -206,10 +206,17 @@ class Section:
                 part.draw(directory)
 
 
+def at_least_one(text: str) -> int:
+    """The number that an argument is; raises ArgumentTypeError if it is none that something can be the median of."""
+    if not text.isdecimal() or (n := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, not {text!r}")
+    return n
+
+
 def main(section: Callable[[int], Section], description: str | None, rounds: int = ROUNDS) -> None:
     """Measures one section alone, and prints it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds, help="pairs of measurements (%(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=rounds, help="pairs of measurements (%(default)s)")
     rounds = parser.parse_args().rounds
     raise_limit()
     print(section(rounds).markdown(), end="")

@@ -33,7 +33,7 @@ from bench.join.servers import (
     servers,
 )
 from bench.mmsg import Messages
-from bench.report import ROUNDS, Comparison, Part, Ratio, Row, Section
+from bench.report import ROUNDS, Comparison, Part, Ratio, Row, Section, at_least_one
 
 BELLS = (PEERS - 1) * VECTORS
 """That are a peer's own on a full fabric that relays."""
@@ -213,7 +213,7 @@ def main() -> None:
     """Measures, and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"only these: {', '.join(FIGURES)}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of measurements (%(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=ROUNDS, help="pairs of measurements (%(default)s)")
     arguments = parser.parse_args()
     if unknown := set(arguments.figures) - set(FIGURES):
         parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")

@@ -13,8 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
+from bench import profile
 from bench.report import Grid
 from famezd.client import Peer
 from famezd.fabric import log
@@ -171,22 +171,9 @@ def _shares(pid: int, act: Callable[[], object]) -> dict[str, float]:
 
 def system_calls(pid: int, doorbells: int, act: Callable[[], object]) -> Grid:
     """Which system calls a relay makes for a doorbell, while `act` rings it so often."""
-    with tempfile.TemporaryDirectory() as directory:
-        counts = Path(directory, "counts")
-        strace = [str(need("strace", "strace")), "-q", "-c", "-U", "name,calls", "-o", str(counts), "-p", str(pid)]
-        with subprocess.Popen(strace, stderr=subprocess.DEVNULL) as process:
-            while not _is_traced(pid):
-                time.sleep(0.01)
-            act()
-            process.send_signal(signal.SIGINT)
-        lines = re.findall(r"^(\w+)\s+(\d+)$", counts.read_text(), re.MULTILINE)
-    found = [(name, int(calls) / doorbells) for name, calls in lines if name != "total"]
-    rows = [[name, f"{calls:.2f}"] for name, calls in found if calls >= 0.01]
+    found = profile.system_calls(pid, act).most_common()
+    rows = [[name, f"{calls / doorbells:.2f}"] for name, calls in found if calls / doorbells >= 0.01]
     return Grid("System calls of the worker for each doorbell, by strace", ["", "calls"], rows)
-
-
-def _is_traced(pid: int) -> bool:
-    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def tell() -> None:

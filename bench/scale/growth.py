@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.programs import bells, echo, famezd, peers_of, processor_time, worker_of
+from bench.relay.roundtrips import round_trips
 from bench.scale.crowd import PATIENCE, Crowd, CrowdError, Member
 from famezd.client import Peer
 from famezd.fabric.settings import Settings
@@ -256,12 +257,4 @@ def _latencies(ringer: Peer, rung: Peer, processor: int, rounds: int) -> tuple[l
 
 def _latency(out: int, back: int) -> float:
     """Seconds from a ring to its arrival, the median."""
-    poll, times = select.poll(), []
-    poll.register(back, select.POLLIN)
-    for _ in range(ROUND_TRIPS):
-        began = time.perf_counter()
-        os.eventfd_write(out, 1)
-        poll.poll()
-        os.eventfd_read(back)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return statistics.median(round_trips(out, back, ROUND_TRIPS))

@@ -14,11 +14,13 @@ from famezd.protocol import MESSAGE_SIZE, Descriptor
 _FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
+    """A piece of memory."""
+
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Control(ctypes.Structure):
+class Control(ctypes.Structure):
     """A cmsghdr, and the one descriptor that it is about."""
 
     _fields_ = (
@@ -29,7 +31,7 @@ class _Control(ctypes.Structure):
     )
 
 
-class _Message(ctypes.Structure):
+class Message(ctypes.Structure):
     """An mmsghdr."""
 
     _fields_ = (
@@ -40,8 +42,8 @@ class _Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        # What the kernel aligns by a pointer comes after it.
-        ("sent", ctypes.c_size_t),
+        # What the kernel aligns by a pointer comes after it: how many bytes were sent or received, and nothing.
+        ("length", ctypes.c_size_t),
     )
 
 
@@ -52,16 +54,16 @@ class Burst:
         """There are at most so many in one."""
         self._word = (ctypes.c_char * MESSAGE_SIZE)()
         # The same value, so the same piece of memory.
-        self._piece = _Iovec(ctypes.addressof(self._word), MESSAGE_SIZE)
-        self._controls = (_Control * most)()
-        self._messages = (_Message * most)()
+        self._piece = Iovec(ctypes.addressof(self._word), MESSAGE_SIZE)
+        self._controls = (Control * most)()
+        self._messages = (Message * most)()
         for control, message in zip(self._controls, self._messages, strict=True):
             control.length = socket.CMSG_LEN(4)
             control.level, control.type = socket.SOL_SOCKET, socket.SCM_RIGHTS
             message.pieces, message.pieces_length = ctypes.addressof(self._piece), 1
             message.control, message.control_length = ctypes.addressof(control), ctypes.sizeof(control)
-        words = ctypes.sizeof(_Control) // 4
-        self._descriptors = memoryview(self._controls).cast("B").cast("i")[_Control.descriptor.offset // 4 :: words]
+        words = ctypes.sizeof(Control) // 4
+        self._descriptors = memoryview(self._controls).cast("B").cast("i")[Control.descriptor.offset // 4 :: words]
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
         self._sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
         self._first = ctypes.addressof(self._messages)

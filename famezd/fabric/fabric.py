@@ -124,16 +124,11 @@ class Fabric:
         self._first_id = personality.first_id
         self._switch_row = settings.peers if settings.relayed else SWITCH_ROW
         self._known_ringers = settings.relayed
-        ports = range(self._first_id, self._first_id + settings.peers)
-        self._name_places(faults, ports)
-        self._ids = StickyIds(ports, settings.pinned) if self._sticky else self._fresh_ids(ports, personality)
+        self._ids = self._new_ids(settings, personality)
         # With fresh ports a place is lent out; the one that was free longest comes first, so that its last occupant's
         # counters can be read for as long as possible.
         self._free = deque(range(settings.peers))
-        wiring = Relayed if settings.relayed else Direct
-        self._wiring: Wiring = wiring(
-            self.relay, settings.vectors, switch=self._switch_place, sticky=self._sticky, breathe=self._breathe
-        )
+        self._wiring = self._new_wiring(settings)
         self._leaving: deque[Peer] = deque()
         self._held = False
         self._quiet = False
@@ -154,14 +149,20 @@ class Fabric:
             return None
         return Guard(self._mailbox, settings.memory, settings.size, logger, self._mailbox_restored)
 
-    def _name_places(self, faults: Faults, ports: range) -> None:
-        """Tells `faults` of the ids that stay at their places as long as there is the fabric."""
-        for place, peer in enumerate(ports if self._sticky else ()):
-            faults.seat(place, peer)
-        if self._switch_place is not None:
-            faults.seat(self._switch_place, self._switch.switch)
+    def _new_wiring(self, settings: Settings) -> Wiring:
+        wiring = Relayed if settings.relayed else Direct
+        switch, sticky = self._switch_place, settings.sticky
+        return wiring(self.relay, settings.vectors, switch=switch, sticky=sticky, breathe=self._breathe)
 
-    def _fresh_ids(self, ports: range, personality: type[Personality]) -> FreshIds:
+    def _new_ids(self, settings: Settings, personality: type[Personality]) -> StickyIds | FreshIds:
+        """The ids that newcomers get; fault rules are told of those that stay at their places for good."""
+        ports, seat = range(self._first_id, self._first_id + settings.peers), self.relay.faults.seat
+        if self._switch_place is not None:
+            seat(self._switch_place, self._switch.switch)
+        if settings.sticky:
+            for place, peer in enumerate(ports):
+                seat(place, peer)
+            return StickyIds(ports, settings.pinned)
         if personality.fixed_ids:
             return FreshIds(ports)
         # A switch that is a peer has the id after the ports', and fresh ids must not come to it.

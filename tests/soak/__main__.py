@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=1.0, help="how long, at least (%(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="of all that is chosen; by default another each time")
     given = parser.parse_args(arguments)
+    if not 0 < given.hours < math.inf:
+        parser.error(f"HOURS must be more than 0, such as 1 or 0.2, not {given.hours:g}")
     seed = int.from_bytes(os.urandom(4), "little") if given.seed is None else given.seed
     _prepare()
     directory = Path(tempfile.mkdtemp(prefix=f"famezd-soak-{seed}-"))
