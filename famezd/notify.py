@@ -143,11 +143,22 @@ class Manager:
     def forget(self, name: str) -> None:
         """Asks the manager to let go of what it keeps under `name`; one that is busy is asked again with the next.
 
-        At any rate before anything else is stored: that may have the same name.
+        At any rate before anything else is stored: that may have the same name. `flush` where there is no next.
         """
         self._obsolete.append(name)
         with contextlib.suppress(OSError):
             self._let_go()
+
+    def flush(self) -> None:
+        """Asks a busy manager once more for what `forget` could not, and waits `patience` seconds for it."""
+        if self._socket is None:
+            return
+        self._socket.settimeout(self.patience)
+        try:
+            with contextlib.suppress(OSError):
+                self._let_go()
+        finally:
+            self._socket.setblocking(False)
 
     def _let_go(self) -> None:
         while self._obsolete and self._socket is not None:

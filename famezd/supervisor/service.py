@@ -231,6 +231,7 @@ class Service:
             for worker in self.workers.values():
                 worker.remove()
             self.store.forget_config()
+            self.manager.flush()
         self._log.info("famezd has stopped", fabrics="kept" if goes_on else "ended")
 
     def _end_absent(self) -> None:

@@ -288,6 +288,26 @@ def test_what_a_busy_manager_was_not_asked_to_let_go_of_is_not_what_has_the_name
     ]
 
 
+def test_who_stops_waits_until_a_busy_manager_was_asked_to_let_go_of_everything(
+    manager: NotifySocket, service: Manager
+) -> None:
+    names = [f"pair.{i}" for i in range(1000)]
+    for name in names:
+        service.forget(name)
+    told: list[Notification] = []
+
+    def read_late() -> None:
+        wait_until(lambda: service._socket is not None and service._socket.gettimeout() != 0)
+        while len(told) < len(names):
+            told.extend(all_of(manager))
+
+    reading = threading.Thread(target=read_late, daemon=True)
+    reading.start()
+    service.flush()
+    reading.join(10)
+    assert [one.assignments["FDNAME"] for one in told] == names
+
+
 def all_of(manager: NotifySocket) -> Iterator[Notification]:
     """What was told until now; its descriptors are closed."""
     while True:
