@@ -231,10 +231,6 @@ class Model:
             rings = {"delay": rings, "duplicate": 2 * rings}.get(rule.effect, 0)
         return rings
 
-    def uncounted(self, src: int, dst: int, counted: int, tries: int) -> int:
-        """How many of so many doorbells were rung that the model was not told of, by how many famezd has counted."""
-        return max(1, min(tries, counted - self._pairs[src, dst]))
-
     def change_rules(self, rules: Iterable[Rule]) -> None:
         """From now on these are in force; those that stay go on where they are."""
         self.rules = tuple(rules)
