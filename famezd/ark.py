@@ -37,6 +37,8 @@ _MAX_TEXT = 8192
 _SO_PEEK_OFF = 42
 _BUFFER = 4 << 20
 """Bytes of records that a pair shall hold; the kernel gives what net.core.wmem_max allows."""
+_UNSEEN = 8
+"""Records that are added before it is looked how full a pair is: they take far less than half of its room."""
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _BEGIN, _WHOLE = b"ark", b"whole"
 
@@ -207,6 +209,8 @@ class _Pair:
         self._writing.setblocking(False)
         self._reading.setblocking(False)
         self._half = writing.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+        self._half_full = False
+        self._unseen = _UNSEEN
 
     @classmethod
     def create(cls) -> _Pair:
@@ -227,8 +231,12 @@ class _Pair:
 
     @property
     def half_full(self) -> bool:
-        """Whether its content takes half of its room or more."""
-        return int.from_bytes(fcntl.ioctl(self._writing, termios.TIOCOUTQ, bytes(4)), sys.byteorder) >= self._half
+        """Whether its content takes half of its room or more, or did when there were a few records less."""
+        if self._unseen >= _UNSEEN:
+            self._unseen = 0
+            taken = fcntl.ioctl(self._writing, termios.TIOCOUTQ, bytes(4))
+            self._half_full = int.from_bytes(taken, sys.byteorder) >= self._half
+        return self._half_full
 
     @property
     def descriptors(self) -> list[int]:
@@ -238,6 +246,7 @@ class _Pair:
         carried = array.array("i", record.descriptors).tobytes()
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, carried)] if carried else []
         self._writing.sendmsg([record.text], ancillary, _FLAGS)
+        self._unseen += 1
 
     def records(self) -> Iterator[Record]:
         self._reading.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)

@@ -108,7 +108,7 @@ class Log:
             fields["lines_lost"] = self._lost
         text = event.replace("\n", " ").replace("\t", " ")
         if fields:
-            told = " ".join(f"{key}={_quoted(str(value))}" for key, value in fields.items())
+            told = " ".join([f"{key}={_quoted(value)}" for key, value in fields.items()])
             text += self._divider + told
         line = text if self._bare else f"<{priority}>{text}"
         try:
@@ -151,8 +151,9 @@ class _Stream:
 codecs.lookup("unicode_escape")
 
 
-def _quoted(value: str) -> str:
-    if value and value.isprintable() and not any(c in value for c in ' ="\\'):
+def _quoted(field: object) -> str:
+    value = str(field)
+    if isinstance(field, int) or (value and value.isprintable() and not any(c in value for c in ' ="\\')):
         return value
     escaped = value.encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return f'"{escaped}"'
