@@ -53,12 +53,14 @@ class Message(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Messages with one value: one for each descriptor, where None stands for a message without any."""
+    """Messages with one value: one for each descriptor, or one without any."""
 
     value: int
-    descriptors: Sequence[Descriptor | None] = (None,)
+    descriptors: Sequence[Descriptor] = ()
     mark: int = 0
     """Index of the outbox's mark that says how much of it was sent."""
+    goes_on: bool = False
+    """Whether the next batch is of the same set-up, so that the messages of both may be sent together."""
 
 
 def encode(value: int) -> bytes:
@@ -71,14 +73,17 @@ def decode(word: bytes) -> int:
     return int.from_bytes(word, "little", signed=True)
 
 
-def announcement(peer: PeerId, bells: Sequence[Descriptor], mark: int = 0) -> Batch:
-    """Tells of `peer`: its id once per vector, each with the eventfd that interrupts it on vector 0, 1, 2, ...."""
-    return Batch(peer, bells, mark)
+def announcement(peer: PeerId, bells: Sequence[Descriptor], mark: int = 0, *, goes_on: bool = False) -> Batch:
+    """Tells of `peer`: its id once per vector, each with the eventfd that interrupts it on vector 0, 1, 2, ....
+
+    In the set-up of another one it `goes_on`: that one's own announcement comes last.
+    """
+    return Batch(peer, bells, mark, goes_on)
 
 
 def departure(peer: PeerId, mark: int = 0) -> Batch:
     """Tells that `peer` has left."""
-    return Batch(peer, (None,), mark)
+    return Batch(peer, mark=mark)
 
 
 def refusal() -> Batch:
@@ -88,7 +93,7 @@ def refusal() -> Batch:
 
 def greeting(peer: PeerId, memory: Descriptor, mark: int = 0) -> list[Batch]:
     """Begins the set-up of `peer`: version, id, shared memory, with this mark and the two after it."""
-    return [Batch(VERSION, (None,), mark), Batch(peer, (None,), mark + 1), Batch(MEMORY, (memory,), mark + 2)]
+    return [Batch(VERSION, mark=mark), Batch(peer, mark=mark + 1), Batch(MEMORY, (memory,), mark + 2)]
 
 
 def setup(
@@ -104,7 +109,8 @@ def setup(
 
     Clients take their own announcement for the end of the set-up.
     """
-    return [*greeting(peer, memory, greeting_mark), *others, announcement(peer, own, own_mark)]
+    version, identity, shared = greeting(peer, memory, greeting_mark)
+    return [version, identity, shared._replace(goes_on=True), *others, announcement(peer, own, own_mark)]
 
 
 def mark(value: int, sent: int) -> int:
@@ -132,8 +138,8 @@ class Outbox:
     def __init__(self, marks: Marks | None = None, doubt: int = 0) -> None:
         """`marks` outlive the process, so that a successor knows what it has still to send.
 
-        There it says how much of each batch was sent. While some of one is being sent, the index of its mark stands at
-        index `doubt`, else 0: who finds it there cannot know whether that was sent.
+        There it says how much of each batch was sent. While something is being sent, the index of the mark of the last
+        batch that it is of stands at index `doubt`, else 0: who finds it there cannot know whether that was sent.
         """
         self._queue: deque[Batch] = deque()
         self._sent = 0
@@ -146,12 +152,12 @@ class Outbox:
 
     def descriptors(self) -> list[Descriptor]:
         """All that are still to be sent."""
-        left = [d for batch in self._queue for d in batch.descriptors if d is not None]
+        left = [descriptor for batch in self._queue for descriptor in batch.descriptors]
         return left[self._sent :]
 
-    def add(self, batch: Batch) -> None:
-        """Queues a batch."""
-        self._queue.append(batch)
+    def extend(self, batches: Iterable[Batch]) -> None:
+        """Queues batches."""
+        self._queue.extend(batches)
 
     def resume(self, batch: Batch, sent: int) -> None:
         """Puts a batch in front of all others, of which so many messages were sent before."""
@@ -161,7 +167,7 @@ class Outbox:
     def depart(self, peer: PeerId, mark: int = 0) -> None:
         """Queues the departure of an announced peer, or takes the announcement back if none of it was sent."""
         for i, batch in enumerate(self._queue):
-            if batch.value == peer and batch.descriptors[0] is not None:
+            if batch.value == peer and batch.descriptors:
                 del self._queue[i]
                 if i or not self._sent:
                     return
@@ -170,29 +176,52 @@ class Outbox:
                 break
         self._queue.append(departure(peer, mark))
 
-    def flush(self, send: Callable[[bytes, Sequence[Descriptor | None]], int], most: int = sys.maxsize) -> bool:
-        """Sends messages by `send(word, descriptors)`, until none is left, `most` were sent, or `send` raises.
+    def flush(self, send: Callable[[bytes, Sequence[Descriptor]], int], most: int = sys.maxsize) -> bool:
+        """Sends messages by `send(words, descriptors)`, until none is left, `most` were sent, or `send` raises.
 
-        Returns whether any is left. `send` is given messages of one batch, and returns how many of them it sent, or
-        raises OSError if none was; what was not sent comes first in the next flush.
+        Returns whether any is left. `send` is given the encoded values of messages and the descriptor of each, or one
+        value and no descriptor. It returns how many messages it sent, or raises OSError if none was; what was not sent
+        comes first in the next flush.
         """
         marks, doubt = self._marks, self._doubt
         while self._queue and most:
-            value, descriptors, at = self._queue[0]
-            marks[doubt] = at
+            words, descriptors, last = self._next(most)
+            marks[doubt] = last
             try:
-                sent = send(encode(value), descriptors[self._sent : self._sent + most])
+                sent = send(words, descriptors)
             except OSError:
                 marks[doubt] = 0
                 raise
-            self._sent += sent
-            marks[at] = mark(value, 0 if descriptors[0] is None else self._sent)
+            self._note(sent)
             marks[doubt] = 0
             most -= sent
-            if self._sent == len(descriptors):
+        return bool(self._queue)
+
+    def _next(self, most: int) -> tuple[bytes, Sequence[Descriptor], int]:
+        """What is sent next: values, descriptors, and the mark of the last batch of which there is any."""
+        value, descriptors, last, goes_on = self._queue[0]
+        if not descriptors:
+            return encode(value), descriptors, last
+        together = [*descriptors[self._sent : self._sent + most]]
+        words, at = encode(value) * len(together), 0
+        while goes_on and (room := most - len(together)):
+            at += 1
+            value, descriptors, last, goes_on = self._queue[at]
+            together += descriptors[:room]
+            words += encode(value) * min(room, len(descriptors))
+        return words, together, last
+
+    def _note(self, sent: int) -> None:
+        """Marks so many messages as sent."""
+        while sent:
+            value, descriptors, at, _ = self._queue[0]
+            n = min(sent, len(descriptors) - self._sent) if descriptors else 1
+            sent -= n
+            self._sent += n
+            self._marks[at] = mark(value, self._sent if descriptors else 0)
+            if self._sent >= len(descriptors):
                 self._queue.popleft()
                 self._sent = 0
-        return bool(self._queue)
 
 
 class Identified(NamedTuple):

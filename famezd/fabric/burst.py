@@ -48,29 +48,34 @@ class Message(ctypes.Structure):
 
 
 class Burst:
-    """Messages with the same value and a descriptor each, laid out once for all that are ever sent."""
+    """Messages with a descriptor each, laid out once for all that are ever sent."""
 
     def __init__(self, most: int) -> None:
         """There are at most so many in one."""
-        self._word = (ctypes.c_char * MESSAGE_SIZE)()
-        # The same value, so the same piece of memory.
-        self._piece = Iovec(ctypes.addressof(self._word), MESSAGE_SIZE)
+        self._words = (ctypes.c_char * (most * MESSAGE_SIZE))()
+        self._pieces = (Iovec * most)()
         self._controls = (Control * most)()
         self._messages = (Message * most)()
-        for control, message in zip(self._controls, self._messages, strict=True):
+        words = ctypes.addressof(self._words)
+        for i, (piece, control, message) in enumerate(zip(self._pieces, self._controls, self._messages, strict=True)):
+            piece.base, piece.length = words + i * MESSAGE_SIZE, MESSAGE_SIZE
             control.length = socket.CMSG_LEN(4)
             control.level, control.type = socket.SOL_SOCKET, socket.SCM_RIGHTS
-            message.pieces, message.pieces_length = ctypes.addressof(self._piece), 1
+            message.pieces, message.pieces_length = ctypes.addressof(piece), 1
             message.control, message.control_length = ctypes.addressof(control), ctypes.sizeof(control)
-        words = ctypes.sizeof(Control) // 4
-        self._descriptors = memoryview(self._controls).cast("B").cast("i")[Control.descriptor.offset // 4 :: words]
+        stride = ctypes.sizeof(Control) // 4
+        self._values = memoryview(self._words).cast("B")
+        self._descriptors = memoryview(self._controls).cast("B").cast("i")[Control.descriptor.offset // 4 :: stride]
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
         self._sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
         self._first = ctypes.addressof(self._messages)
 
-    def send(self, connection: int, word: bytes, descriptors: Sequence[Descriptor]) -> int:
-        """Sends one for each descriptor, without waiting; returns how many were sent, raises OSError if none was."""
-        self._word.raw = word
+    def send(self, connection: int, words: bytes, descriptors: Sequence[Descriptor]) -> int:
+        """Sends one for each descriptor, without waiting; returns how many were sent, raises OSError if none was.
+
+        `words` are their values, encoded.
+        """
+        self._values[: len(words)] = words
         self._descriptors[: len(descriptors)] = memoryview(array("i", descriptors))
         sent: int = self._sendmmsg(connection, self._first, len(descriptors), _FLAGS)
         if sent < 0:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from famezd.ark import Ark
 from famezd.fabric import log
@@ -18,10 +19,11 @@ from famezd.fabric.guard import Guard
 from famezd.fabric.ids import FreshIds, StickyIds
 from famezd.fabric.ledger import Ledger, Manifest, Membership, end, hang_up
 from famezd.fabric.listener import Credentials, credentials
-from famezd.fabric.peer import Peer, room
+from famezd.fabric.peer import Peer
 from famezd.fabric.processes import program
 from famezd.fabric.refusals import Refusals
 from famezd.fabric.relay import Relay
+from famezd.fabric.rooms import Rooms
 from famezd.fabric.settings import Settings
 from famezd.fabric.switch import Switch
 from famezd.fabric.wiring import Direct, Relayed, Wiring
@@ -134,6 +136,7 @@ class Fabric:
         self._quiet = False
         self._unsent = page.gauge_at(UNSENT)
         self._refusals = Refusals()
+        self._rooms = Rooms()
         self._starved: set[Peer] = set()
         self._starved_since: float | None = None
         self._banned: dict[int, float] = {}
@@ -295,9 +298,7 @@ class Fabric:
         """When `tick` has something to do, in seconds of the monotonic clock."""
         if self.relay.waiting:
             return 0.0
-        if not self._held and (
-            self.relay.for_switch or self._wiring.lacks_spares or (self._leaving and not self._thaw_at)
-        ):
+        if not self._held and (self.relay.for_switch or self._wiring.lacks or (self._leaving and not self._thaw_at)):
             return 0.0
         first = self._switch.due
         later = (self._thaw_at, self._pack_at) if not self._held else ()
@@ -308,8 +309,8 @@ class Fabric:
 
     def tick(self, now: float) -> None:
         """Does what was due by `now`."""
-        if self._quiet and self._wiring.lacks_spares and not self._held:
-            self._wiring.make_spares()
+        if self._quiet and self._wiring.lacks and not self._held:
+            self._wiring.make_ready()
         self.relay.release(now)
         self._refusals.tick(now)
         if self._retry_at is not None and now >= self._retry_at:
@@ -391,7 +392,9 @@ class Fabric:
 
     def _breathe(self) -> None:
         """Passes on what was rung meanwhile: nobody's doorbells wait for the whole of somebody's join or departure."""
-        self.relay.relay(self.relay.share(self.epoll.poll(0)))
+        events = self.epoll.poll(0)
+        if events or self.relay.waiting:
+            self.relay.relay(self.relay.share(events))
 
     # Going on
 
@@ -572,7 +575,7 @@ class Fabric:
         self._page.occupy(Occupant(place, peer, who.pid, who.uid, member.joined))
         self._page.add("joins")
         for other, batch in news:
-            other.owe((batch,))
+            other.owe([batch])
         self.members[connection.fileno()] = member
         # Before the newcomer, or anybody because of it, is sent anything.
         self._ledger.joined(Membership(place, peer, member.joined, connection.fileno()), self._wiring.take_made())
@@ -608,29 +611,32 @@ class Fabric:
         """Refuses a newcomer whom, or because of whom a member, QEMU's limit of descriptors would kill."""
         processes: dict[int, list[Peer]] = {pid: []}
         for member in self.members.values():
-            processes.setdefault(member.pid, []).append(member)
-        left = room(pid, processes[pid]) - handed
-        if left < (0 if self._sticky else self.vectors * len(processes[pid])):
+            # What is sticky concerns nobody else.
+            if member.pid == pid or not self._sticky:
+                processes.setdefault(member.pid, []).append(member)
+        own = processes.pop(pid)
+        left = self._rooms.take(pid, own, handed, anew=True)
+        if left < (0 if self._sticky else self.vectors * len(own)):
             raise Refused(
                 "own_limit",
                 f"the set-up hands it {handed} descriptors, and its soft limit has room for {max(0, left + handed)}; "
                 f"start it with a higher limit of open files",
             )
-        del processes[pid]
-        for other, memberships in processes.items() if not self._sticky else ():
+        for other, memberships in processes.items():
             needed = self.vectors * len(memberships)
-            if (left := room(other, memberships)) < needed:
+            if (left := self._rooms.take(other, memberships, needed)) < 0:
                 peer = memberships[0].id
                 raise Refused(
                     "member_limit",
                     f"it would hand peer {peer} {needed} more descriptors, and that one's soft limit has room for "
-                    f"{max(0, left)}; start peer {peer} with a higher limit of open files",
+                    f"{max(0, left + needed)}; start peer {peer} with a higher limit of open files",
                 )
 
     def _wire(self, member: Peer) -> list[tuple[Peer, Batch]]:
         """Makes the newcomer's eventfds and queues its set-up; returns what others are to be told."""
         place, wiring, told_at = member.place, self._wiring, self._page.told_at
         receivers = wiring.open(place)
+        ports: Iterable[tuple[PeerId, int]]
         if self._sticky:
             ports = ((PeerId(self._first_id + p), p) for p in range(self.peers) if p != place)
             news = []
@@ -641,11 +647,9 @@ class Fabric:
                 (other, announcement(member.id, wiring.bells(other.place, place), told_at(other.place, place)))
                 for other in present
             ]
-        others = [announcement(peer, wiring.bells(place, p), told_at(place, p)) for peer, p in ports]
         if (switch := self._switch_place) is not None:
-            others.append(
-                announcement(PeerId(self._switch.switch), wiring.bells(place, switch), told_at(place, switch))
-            )
+            ports = itertools.chain(ports, [(PeerId(self._switch.switch), switch)])
+        others = [announcement(peer, wiring.bells(place, p), told_at(place, p), goes_on=True) for peer, p in ports]
         marks = {"greeting_mark": told_at(place) + 1, "own_mark": told_at(place, place)}
         member.owe(setup(member.id, self._mailbox, others, receivers, **marks))
         return news

@@ -32,9 +32,8 @@ class StickyIds:
 
     def take(self, uid: int, port: int | None = None) -> PeerId | None:
         """An id for a user, None if there is none: `port`, or one that is kept for the user, or the lowest."""
-        wanted = self._free(uid) if port is None else [port]
-        free = next((i for i in wanted if i not in self._taken), None)
-        if free is None:
+        free = next(self._free(uid), None) if port is None else port
+        if free is None or free in self._taken:
             return None
         self._taken.add(free)
         return PeerId(free)
@@ -45,8 +44,8 @@ class StickyIds:
         return bool(kept) and self._taken.issuperset(kept)
 
     def _free(self, uid: int) -> Iterator[int]:
-        yield from self._pins.of(uid)
-        yield from (i for i in self._ids if self._pins.open_to(i, uid))
+        yield from (i for i in self._pins.of(uid) if i not in self._taken)
+        yield from (i for i in self._ids if i not in self._taken and self._pins.open_to(i, uid))
 
     def release(self, peer: PeerId) -> None:
         """The peer has left."""

@@ -187,7 +187,7 @@ def _bells(sets: Iterable[tuple[Key, list[Descriptor]]]) -> Iterator[Record]:
     words: list[str] = []
     descriptors: list[int] = []
     for (src, dst), bells in sets:
-        rest = list(bells)
+        rest = bells
         while rest:
             n = min(len(rest), MAX_DESCRIPTORS - len(descriptors))
             words.append(f"{src}:{dst}:{n}")

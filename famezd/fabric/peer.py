@@ -1,4 +1,4 @@
-"""A peer's connection: its socket, its outbox, and how many descriptors the peer can still take."""
+"""A peer's connection: its socket, and its outbox."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import fcntl
 import socket
 import sys
 import termios
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from famezd.fabric.burst import Burst
-from famezd.fabric.processes import open_descriptors, soft_limit
 from famezd.protocol import Batch, Descriptor, Outbox, PeerId
 
 BURST = 32
@@ -57,30 +56,20 @@ class Peer:
 
     def owe(self, batches: Iterable[Batch]) -> None:
         """Queues what the peer has to be told."""
-        for batch in batches:
-            self.outbox.add(batch)
+        self.outbox.extend(batches)
 
     def undelivered(self) -> int:
         """How many descriptors, about, were sent to the peer or will be, and are not among its own yet."""
         unread = fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4))
-        return len(self.outbox.descriptors()) + int.from_bytes(unread, sys.byteorder) // _MESSAGE_MEMORY
+        waiting = len(self.outbox.descriptors()) if self.outbox else 0
+        return waiting + int.from_bytes(unread, sys.byteorder) // _MESSAGE_MEMORY
 
     def flush(self) -> bool:
         """Sends a burst; returns whether more is left. Raises OSError, BlockingIOError if the socket takes no more."""
         return self.outbox.flush(self._send, BURST)
 
-    def _send(self, word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
-        carried = [descriptor for descriptor in descriptors if descriptor is not None]
-        if carried:
-            return _burst.send(self.connection.fileno(), word, carried)
-        self.connection.send(word, _FLAGS)
+    def _send(self, words: bytes, descriptors: Sequence[Descriptor]) -> int:
+        if descriptors:
+            return _burst.send(self.connection.fileno(), words, descriptors)
+        self.connection.send(words, _FLAGS)
         return 1
-
-
-def room(pid: int, memberships: Collection[Peer]) -> int:
-    """How many more descriptors a process, with these memberships, can take before it passes its soft limit.
-
-    QEMU dies of one that does not arrive. What was sent counts before it is read: a QEMU opens all its connections
-    before it reads from any.
-    """
-    return soft_limit(pid) - open_descriptors(pid) - sum(member.undelivered() for member in memberships)

@@ -4,6 +4,9 @@ Relayed, a peer's bells are its own: one for each vector of each other place, wa
 Direct, a peer's bells are the receivers' own eventfds, which all share; only those of the switch are watched.
 
 Places are indexes of the stats page: 0 .. peers - 1, and then the switch's, where it is a peer.
+
+While the worker has nothing else to do, eventfds are made ready for who may come, so that nobody has to wait for that.
+Nobody has any of them yet, and the ark knows nothing of them: they go with the worker.
 """
 
 from __future__ import annotations
@@ -11,19 +14,22 @@ from __future__ import annotations
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from famezd.fabric.ledger import Key, Sets
 from famezd.fabric.relay import SHARE, SWITCH, Relay
-from famezd.fabric.spares import Spares
 from famezd.protocol import Descriptor
 from famezd.stats import ANYBODY
 
 Bells = list[Descriptor]
 """The eventfds by which somebody rings one place, by vector."""
 
-_AT_ONCE = 32
-"""Bells that are removed before it is seen who else rings: about 60 us."""
+MOST_READY = 4096
+"""So many eventfds are ready at once, about 3 MiB of the kernel's memory: more than those of 14 ports of 16 vectors."""
+_MADE_AT_ONCE = 16
+"""Eventfds that are made before it is seen who rings meanwhile: about 50 us."""
+_REMOVED_AT_ONCE = 32
+"""Bells that are removed before it is seen who rings meanwhile: about 60 us."""
 
 
 class Wiring(ABC):
@@ -40,16 +46,21 @@ class Wiring(ABC):
     ) -> None:
         """`breathe` is called between the parts of what takes long."""
         self.sets: Sets = {}
-        """All of them."""
+        """All that somebody has, or may have had."""
+        self.lacks = True
+        """Whether there is something for `make_ready` to do, as far as it is known."""
         self._made: list[Key] = []
         self._relay = relay
         self._vectors = vectors
         self._switch = switch
         self._sticky = sticky
         self._breathe = breathe
-        self._spares = self._spares_of(relay)
-        self.lacks_spares = True
-        """Whether there is something for `make_spares` to do, as far as it is known."""
+        self._peers = relay.places - (switch is not None)
+        self._ready: Sets = {}
+        self._most = MOST_READY
+        self._unready = self._keys()
+        # Each once: who comes and goes without a pause must not make this grow.
+        self._vacated: dict[Key, None] = {}
         if switch is not None:
             relay.connect(switch, [SWITCH] * vectors)
 
@@ -74,7 +85,7 @@ class Wiring(ABC):
         """Takes over the eventfds of a fabric with peers on these places; raises OSError as the others."""
 
     def take_made(self) -> list[tuple[Key, Bells]]:
-        """Those that were made since this was last asked, and are still there."""
+        """Those that somebody has had since this was last asked, and that are still there."""
         made, self._made = self._made, []
         return [(key, self.sets[key]) for key in made if key in self.sets]
 
@@ -86,40 +97,78 @@ class Wiring(ABC):
     def sweep(self, place: int) -> None:
         """Passes on all that `place` has rung."""
 
-    def make_spares(self) -> None:
-        """Makes some of the eventfds that those who come may need."""
-        self._spares.fill(self._missing)
-        self.lacks_spares = self._spares.lack(self._missing)
+    def make_ready(self) -> None:
+        """Makes some of the eventfds that those who come may need.
 
-    @property
-    @abstractmethod
-    def _missing(self) -> int:
-        """How many eventfds a full fabric has more than there are, of the kind that is kept to spare."""
+        Where there is no room, none is ready from then on: somebody else may need it more than who may come one day.
+        """
+        key = self._next() if (len(self._ready) + 1) * self._vectors <= self._most else None
+        self.lacks = key is not None
+        if key is None:
+            return
+        try:
+            self._ready[key] = self._make(key)
+        except OSError:
+            self._most = 0
+            self._let_go()
 
-    @staticmethod
+    def _next(self) -> Key | None:
+        """Which are to be made ready next, None if all are."""
+        while (key := self._vacated.popitem()[0] if self._vacated else next(self._unready, None)) is not None:
+            if key not in self.sets and key not in self._ready:
+                break
+        return key
+
+    def _let_go(self) -> None:
+        """None is ready any more."""
+        ready, self._ready = self._ready, {}
+        self._vacated |= dict.fromkeys(ready)
+        for key, bells in ready.items():
+            self._discard(key, bells)
+
+    def _take(self, key: Key) -> Bells:
+        """Those that nobody has: somebody has them from now on."""
+        bells = self._ready.pop(key, None)
+        if bells is None:
+            try:
+                bells = self._make(key)
+            except OSError:
+                self._let_go()
+                raise
+        self.lacks = True
+        self.sets[key] = bells
+        self._made.append(key)
+        return bells
+
+    def _make(self, key: Key) -> Bells:
+        made: Bells = []
+        try:
+            while len(made) < self._vectors:
+                self._breathe()
+                for _ in range(min(_MADE_AT_ONCE, self._vectors - len(made))):
+                    made.append(Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)))
+                    self._prepare(key, made[-1])
+        except OSError:
+            # Nobody else has them, so nothing watches them any more, either.
+            _close(made)
+            raise
+        return made
+
     @abstractmethod
-    def _spares_of(relay: Relay) -> Spares:
-        """Of the kind that is kept to spare."""
+    def _keys(self) -> Iterator[Key]:
+        """Of all sets that can be made ready, those of the lowest places first."""
+
+    @abstractmethod
+    def _prepare(self, key: Key, eventfd: Descriptor) -> None:
+        """Does what takes the kernel; raises OSError if it has no room."""
+
+    @abstractmethod
+    def _discard(self, key: Key, bells: Bells) -> None:
+        """Closes what was ready."""
 
     @abstractmethod
     def _going(self, place: int) -> list[Key]:
         """Those of all that go when whoever is on `place` leaves."""
-
-    def _enter(self, place: int, other: int, bells: Bells) -> Bells:
-        self.sets[place, other] = bells
-        self._made.append((place, other))
-        return bells
-
-
-def _eventfds(vectors: int) -> Bells:
-    made: Bells = []
-    try:
-        for _ in range(vectors):
-            made.append(Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)))
-    except OSError:
-        _close(made)
-        raise
-    return made
 
 
 def _close(descriptors: Iterable[int]) -> None:
@@ -131,20 +180,21 @@ class Relayed(Wiring):
     """Every doorbell passes the relay."""
 
     def open(self, place: int) -> Bells:
-        """New eventfds for the newcomer, which only it and the relay hold."""
-        receivers = self._enter(place, place, _eventfds(self._vectors))
+        """Eventfds which only the newcomer and the relay hold."""
+        receivers = self._take((place, place))
         self._relay.connect(place, receivers)
         return receivers
 
     def bells(self, place: int, other: int) -> Bells:
         """Bells of `place` alone."""
-        if (place, other) in self.sets:
-            return self.sets[place, other]
-        if len(self._spares) < self._vectors:
-            self._breathe()
-        made = self._enter(place, other, self._spares.take(self._vectors))
-        self._relay.lead(made, place, other)
-        return made
+        key = place, other
+        if (known := self.sets.get(key)) is not None:
+            return known
+        bells = self._take(key)
+        if self._relay.faults.any:
+            # With fresh ports nobody knew who would be there, and so what rules there would be.
+            self._relay.lead(bells, *key)
+        return bells
 
     def sweep(self, place: int) -> None:
         """Passes on what was rung before this call, and no more: a flood has no end."""
@@ -156,12 +206,13 @@ class Relayed(Wiring):
     def close(self, place: int) -> None:
         """The place's bells go, and with fresh ports others' bells to it: no port, nothing to ring."""
         gone = {key: self.sets.pop(key) for key in self._going(place)}
+        self._vacated |= dict.fromkeys(gone)
         receivers = gone.pop((place, place), ())
         self._remove(bells for key, bells in gone.items() if key[0] == place)
         self._relay.disconnect(place)
         self._remove(bells for key, bells in gone.items() if key[0] != place)
         _close(receivers)
-        self.lacks_spares = True
+        self.lacks = True
 
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
@@ -174,15 +225,24 @@ class Relayed(Wiring):
             keys += [(other, place) for other in places if other != place]
         return [key for key in keys if key in self.sets]
 
-    @property
-    def _missing(self) -> int:
-        places = self._relay.places
-        peers = places - (self._switch is not None)
-        return peers * (places - 1) * self._vectors - len(self._relay)
+    def _keys(self) -> Iterator[Key]:
+        return itertools.product(range(self._peers), range(self._relay.places))
 
-    @staticmethod
-    def _spares_of(relay: Relay) -> Spares:
-        return Spares(relay.watch)
+    def _make(self, key: Key) -> Bells:
+        made = super()._make(key)
+        if key[0] != key[1]:
+            self._relay.lead(made, *key)
+        return made
+
+    def _prepare(self, key: Key, eventfd: Descriptor) -> None:
+        if key[0] != key[1]:
+            self._relay.watch(eventfd)
+
+    def _discard(self, key: Key, bells: Bells) -> None:
+        if key[0] != key[1]:
+            self._remove([bells])
+        else:
+            _close(bells)
 
     def restore(self, sets: Sets, places: Iterable[int]) -> None:
         """Watches and connects all."""
@@ -196,8 +256,8 @@ class Relayed(Wiring):
 
     def _remove(self, sets: Iterable[Bells]) -> None:
         bells = list(itertools.chain.from_iterable(sets))
-        for start in range(0, len(bells), _AT_ONCE):
-            self._relay.remove(bells[start : start + _AT_ONCE])
+        for start in range(0, len(bells), _REMOVED_AT_ONCE):
+            self._relay.remove(bells[start : start + _REMOVED_AT_ONCE])
             self._breathe()
 
 
@@ -231,9 +291,11 @@ class Direct(Wiring):
     def close(self, place: int) -> None:
         """With fresh ports the place's eventfds go, too."""
         self._relay.disconnect(place)
-        if self.goes((place, place), place):
-            _close(self.sets.pop((place, place), ()))
-            self.lacks_spares = True
+        key = place, place
+        if self.goes(key, place) and key in self.sets:
+            _close(self.sets.pop(key))
+            self._vacated[key] = None
+            self.lacks = True
 
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
@@ -249,20 +311,20 @@ class Direct(Wiring):
 
     def _set(self, place: int) -> Bells:
         made = self.sets.get((place, place))
-        return self._enter(place, place, self._spares.take(self._vectors)) if made is None else made
+        return self._take((place, place)) if made is None else made
 
     def _going(self, place: int) -> list[Key]:
         return [] if self._sticky or (place, place) not in self.sets else [(place, place)]
 
-    @property
-    def _missing(self) -> int:
-        return (self._relay.places - len(self.sets)) * self._vectors
+    def _keys(self) -> Iterator[Key]:
+        return ((place, place) for place in range(self._peers))
 
-    @staticmethod
-    def _spares_of(relay: Relay) -> Spares:
-        del relay
-        # Nobody watches them.
-        return Spares(lambda _spare: None)
+    def _prepare(self, key: Key, eventfd: Descriptor) -> None:
+        """Nobody watches them."""
+
+    def _discard(self, key: Key, bells: Bells) -> None:
+        del key
+        _close(bells)
 
     def _watch(self, bells: Bells, switch: int) -> None:
         for vector, bell in enumerate(bells):

@@ -184,21 +184,25 @@ def test_no_descriptor_for_a_newcomers_connection(start: Start, kind: Kind) -> N
     assert worker.refused == 0
 
 
-@pytest.mark.parametrize("spare", [1, 2, 5, 17])
-def test_no_descriptor_for_a_newcomers_eventfds(start: Start, kind: Kind, spare: int) -> None:
+@pytest.mark.parametrize("more", [1, 2, 5, 17])
+@pytest.mark.parametrize("ready", [True, False])
+def test_no_descriptor_for_a_newcomers_eventfds(start: Start, kind: Kind, ready: bool, more: int) -> None:
     worker = start(**kind._asdict(), peers=5, vectors=16)
     src, dst = worker.join(), worker.join()
     worker.acquaint(src, dst)
-    # Relayed, all bells are made beforehand, and not what peers receive on; direct, that is.
-    made = 16 * (2 + 5 * 4 if kind.doorbells == "relayed" else 5)
-    worker.wait(lambda: eventfds(worker) == made, "all spare eventfds are made")
+    relayed, sticky = kind.doorbells == "relayed", kind.ports == "sticky"
+    full, theirs = (16 * 5 * 5, 16 * 2 * (5 if sticky else 2)) if relayed else (16 * 5, 16 * (5 if sticky else 2))
+    worker.wait(lambda: eventfds(worker) == full, "all eventfds are ready")
+    if not ready:
+        let_go_of_what_is_ready(worker)
+        worker.wait(lambda: eventfds(worker) == theirs, "none is ready")
     worker.barrier()
     before = open_in(worker)
-    with limited_to(worker, spare):
+    with limited_to(worker, more):
         client = worker.connect()
-        if kind.doorbells == "direct" or spare == 17:
+        if ready or (not relayed and (sticky or more == 17)):
             # What it is sent may have to wait: the limit is also that of descriptors in flight, but for root.
-            worker.await_total("joins", 3)
+            worker.await_total("joins", 3 if ready else 4)
         else:
             assert refused(client)
             worker.await_total("refused_resources", 1)
@@ -209,6 +213,19 @@ def test_no_descriptor_for_a_newcomers_eventfds(start: Start, kind: Kind, spare:
         rings(worker, src, dst)
     client.close()
     rings(worker, worker.join(), dst)
+
+
+def let_go_of_what_is_ready(worker: Worker) -> None:
+    """Has a peer come and go while there is no room for what another one would need."""
+    before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    leaver = worker.join()
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        leaver.close()
+        worker.wait(lambda: len(worker.present) == 2, "it has left")
+        worker.barrier()
+    finally:
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
 
 
 def test_no_room_for_descriptors_in_flight(folder: Path, ports: str) -> None:

@@ -73,14 +73,14 @@ def test_worker_that_may_not_open_enough(folder: Path, kind: Kind) -> None:
 def test_full_fabric_has_as_many_descriptors_as_were_foreseen(start: Start, kind: Kind) -> None:
     worker = start(**kind._asdict(), peers=14, vectors=16)
     # While nobody is there, what all can need is made already.
-    spare = 14 * 16 * (13 if kind.doorbells == "relayed" else 1)
-    worker.wait(lambda: eventfds(worker) == spare, "all spare eventfds are made")
+    full = 14 * 16 * (14 if kind.doorbells == "relayed" else 1)
+    worker.wait(lambda: eventfds(worker) == full, "all eventfds are ready")
     idle = descriptors(worker)
     for _ in range(3):
         clients = [worker.join() for _ in range(14)]
         assert descriptors(worker) <= worker.settings.descriptors(switch=False)
         worker.barrier()
-        assert eventfds(worker) == 14 * 16 * (14 if kind.doorbells == "relayed" else 1)
+        assert eventfds(worker) == full
         for client in clients:
             client.close()
         worker.wait(lambda: not worker.present, "all have left")

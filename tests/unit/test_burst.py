@@ -35,13 +35,14 @@ def test_each_message_carries_its_own_descriptor(
     # Twice: nothing of the first is left in the second.
     for value in (-1, 7):
         bells = [Descriptor(eventfd()) for _ in range(n)]
-        assert burst.send(ours.fileno(), encode(value), bells) == n
-        for i, bell in enumerate(bells, 1):
+        words = b"".join(encode(value + i) for i in range(n))
+        assert burst.send(ours.fileno(), words, bells) == n
+        for i, bell in enumerate(bells):
             data, (descriptor,) = receive(theirs)
-            assert data == encode(value)
-            os.eventfd_write(descriptor, i)
+            assert data == encode(value + i)
+            os.eventfd_write(descriptor, i + 1)
             os.close(descriptor)
-            assert os.eventfd_read(bell) == i
+            assert os.eventfd_read(bell) == i + 1
     with pytest.raises(BlockingIOError):
         receive(theirs)
 
@@ -53,7 +54,7 @@ def test_what_the_socket_does_not_take_is_not_counted_as_sent(
     sent = 0
     while True:
         try:
-            sent += burst.send(ours.fileno(), encode(1), bells)
+            sent += burst.send(ours.fileno(), encode(1) * len(bells), bells)
         except BlockingIOError:
             break
     for _ in range(sent):
@@ -69,10 +70,10 @@ def test_a_burst_stops_before_a_descriptor_that_cannot_be_sent(
 ) -> None:
     burst, (ours, theirs) = Burst(MOST), pair
     bells = [Descriptor(eventfd()), Descriptor(-1), Descriptor(eventfd())]
-    assert burst.send(ours.fileno(), encode(1), bells) == 1
+    assert burst.send(ours.fileno(), encode(1) * len(bells), bells) == 1
     os.close(receive(theirs)[1][0])
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        burst.send(ours.fileno(), encode(1), bells[1:])
+        burst.send(ours.fileno(), encode(1) * 2, bells[1:])
 
 
 def test_who_hung_up_is_an_error_and_no_signal(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from famezd.fabric.ids import FreshIds
 from famezd.protocol import (
     MEMORY,
+    MESSAGE_SIZE,
     REFUSAL,
     VERSION,
     Batch,
@@ -50,7 +51,12 @@ def bells(*numbers: int) -> list[Descriptor]:
 
 
 def messages(batches: Iterable[Batch]) -> list[Message]:
-    return [Message(batch.value, descriptor) for batch in batches for descriptor in batch.descriptors]
+    return [Message(batch.value, descriptor) for batch in batches for descriptor in carried(batch.descriptors)]
+
+
+def carried(descriptors: Sequence[Descriptor]) -> Sequence[Descriptor | None]:
+    """What each message carries: without any descriptor there is one that carries nothing."""
+    return descriptors or (None,)
 
 
 def fed(client: Client, stream: Iterable[Message]) -> list[Event]:
@@ -63,17 +69,22 @@ def feed(client: Client, message: Message) -> list[Event]:
 
 def outbox_of(batches: Iterable[Batch]) -> Outbox:
     outbox = Outbox()
-    for batch in batches:
-        outbox.add(batch)
+    outbox.extend(batches)
     return outbox
+
+
+def together(words: bytes, descriptors: Sequence[Descriptor]) -> list[Message]:
+    """The messages that an outbox sends at once."""
+    values = [decode(words[at : at + MESSAGE_SIZE]) for at in range(0, len(words), MESSAGE_SIZE)]
+    return [Message(*message) for message in zip(values, carried(descriptors), strict=True)]
 
 
 def drained(outbox: Outbox) -> list[Message]:
     sent: list[Message] = []
 
-    def send(word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
-        sent.extend(Message(decode(word), descriptor) for descriptor in descriptors)
-        return len(descriptors)
+    def send(words: bytes, descriptors: Sequence[Descriptor]) -> int:
+        sent.extend(messages := together(words, descriptors))
+        return len(messages)
 
     assert not outbox.flush(send)
     return sent
@@ -125,10 +136,10 @@ def test_an_announcement_that_was_begun_is_broken_off_and_followed_by_the_depart
     outbox = outbox_of([announcement(PeerId(1), bells(10, 11)), announcement(PeerId(2), bells(20, 21))])
     sent: list[int] = []
 
-    def send(word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
+    def send(words: bytes, descriptors: Sequence[Descriptor]) -> int:
         if sent:
             raise BlockingIOError
-        sent.append(decode(word))
+        sent.append(together(words, descriptors)[0].value)
         return 1
 
     with pytest.raises(BlockingIOError):
@@ -141,7 +152,7 @@ def test_an_announcement_that_was_begun_is_broken_off_and_followed_by_the_depart
 def test_a_message_for_which_send_raised_is_the_first_of_the_next_flush() -> None:
     outbox = outbox_of([announcement(PeerId(1), bells(10, 11))])
 
-    def full(_word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
+    def full(_words: bytes, _descriptors: Sequence[Descriptor]) -> int:
         raise BlockingIOError
 
     for _ in range(2):
@@ -154,17 +165,17 @@ def test_a_message_for_which_send_raised_is_the_first_of_the_next_flush() -> Non
 def test_marks_say_how_much_of_each_batch_was_sent() -> None:
     marks = [0] * 8
     outbox = Outbox(marks, doubt=7)
-    others = [announcement(PeerId(4), bells(40, 41), 4)]
-    for batch in setup(PeerId(3), Descriptor(9), others, bells(30), greeting_mark=1, own_mark=5):
-        outbox.add(batch)
+    others = [announcement(PeerId(4), bells(40, 41), 4, goes_on=True)]
+    outbox.extend(setup(PeerId(3), Descriptor(9), others, bells(30), greeting_mark=1, own_mark=5))
     doubts = []
 
-    def send(_word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
+    def send(_words: bytes, _descriptors: Sequence[Descriptor]) -> int:
         doubts.append(marks[7])
         return 1
 
     outbox.flush(send)
-    assert doubts == [1, 2, 3, 4, 4, 5]
+    # From the memory on all might have been sent.
+    assert doubts == [1, 2, 5, 5, 5, 5]
     assert [marked(word) for word in (marks[4], marks[5])] == [(4, 2), (3, 1)]
     assert marks[7] == 0
     outbox.depart(PeerId(4), 4)
@@ -175,9 +186,9 @@ def test_marks_say_how_much_of_each_batch_was_sent() -> None:
 def test_a_message_that_was_not_sent_leaves_neither_mark_nor_doubt() -> None:
     marks = [0] * 3
     outbox = Outbox(marks, doubt=2)
-    outbox.add(announcement(PeerId(4), bells(40, 41), 1))
+    outbox.extend([announcement(PeerId(4), bells(40, 41), 1)])
 
-    def full(_word: bytes, _descriptors: Sequence[Descriptor | None]) -> int:
+    def full(_words: bytes, _descriptors: Sequence[Descriptor]) -> int:
         raise BlockingIOError
 
     with pytest.raises(BlockingIOError):
@@ -187,9 +198,9 @@ def test_a_message_that_was_not_sent_leaves_neither_mark_nor_doubt() -> None:
 
 def test_a_flush_sends_no_more_than_it_may_and_says_whether_more_is_left() -> None:
     outbox = outbox_of([announcement(PeerId(1), bells(10, 11, 12)), announcement(PeerId(2), bells(20))])
-    given: list[list[Descriptor | None]] = []
+    given: list[list[Descriptor]] = []
 
-    def send(_word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
+    def send(_words: bytes, descriptors: Sequence[Descriptor]) -> int:
         given.append(list(descriptors))
         return len(descriptors)
 
@@ -197,10 +208,29 @@ def test_a_flush_sends_no_more_than_it_may_and_says_whether_more_is_left() -> No
     assert given == [[10, 11], [12], [20]]
 
 
+def test_a_set_ups_ports_are_sent_together_and_announcements_each_by_itself() -> None:
+    others = [announcement(PeerId(n), bells(10 * n, 10 * n + 1), goes_on=True) for n in (4, 5)]
+    outbox = outbox_of(
+        [
+            *setup(PeerId(3), Descriptor(9), others, bells(30, 31)),
+            announcement(PeerId(6), bells(60, 61)),
+            announcement(PeerId(7), bells(70)),
+        ]
+    )
+    given: list[list[int]] = []
+
+    def send(words: bytes, descriptors: Sequence[Descriptor]) -> int:
+        given.append([message.value for message in together(words, descriptors)])
+        return len(given[-1])
+
+    assert [outbox.flush(send, 6), outbox.flush(send, 4), outbox.flush(send, 4)] == [True, True, False]
+    assert given == [[0], [3], [-1, 4, 4, 5], [5, 3, 3], [6], [6], [7]]
+
+
 def test_a_resumed_batch_goes_on_where_it_stopped_and_before_all_others() -> None:
     marks = [0] * 4
     outbox = Outbox(marks, doubt=3)
-    outbox.add(announcement(PeerId(5), bells(50), 2))
+    outbox.extend([announcement(PeerId(5), bells(50), 2)])
     outbox.resume(announcement(PeerId(4), bells(40, 41, 42), 1), 2)
     assert drained(outbox) == [Message(4, Descriptor(42)), Message(5, Descriptor(50))]
     assert marked(marks[1]) == (4, 3)
@@ -221,13 +251,12 @@ class Member:
         """The connection takes `room` messages more."""
         limit = len(self.stream) + room
 
-        def send(word: bytes, descriptors: Sequence[Descriptor | None]) -> int:
+        def send(words: bytes, descriptors: Sequence[Descriptor]) -> int:
             assert self.marks[DOUBT]
-            taken = descriptors[: limit - len(self.stream)]
+            taken = together(words, descriptors)[: limit - len(self.stream)]
             if not taken:
                 raise BlockingIOError
-            for descriptor in taken:
-                message = Message(decode(word), descriptor)
+            for message in taken:
                 self.stream.append(message)
                 feed(self.client, message)
             return len(taken)
@@ -270,14 +299,18 @@ class FreshServer:
         place = self._free.popleft()
         truth = self.truth[peer] = {other: self._bells() for other in self.members}
         own = self._bells()
-        others = [announcement(other, made, PLACES_AT + self.members[other].place) for other, made in truth.items()]
+        others = [
+            announcement(other, made, PLACES_AT + self.members[other].place, goes_on=True)
+            for other, made in truth.items()
+        ]
         truth[peer] = own
         for other, member in self.members.items():
             made = self.truth[other][peer] = self._bells()
-            member.outbox.add(announcement(peer, made, PLACES_AT + place))
+            member.outbox.extend([announcement(peer, made, PLACES_AT + place)])
         newcomer = self.members[peer] = Member(peer, place)
-        for batch in setup(peer, Descriptor(0), others, own, greeting_mark=GREETING, own_mark=PLACES_AT + place):
-            newcomer.outbox.add(batch)
+        newcomer.outbox.extend(
+            setup(peer, Descriptor(0), others, own, greeting_mark=GREETING, own_mark=PLACES_AT + place)
+        )
 
     def leave(self, choice: int) -> None:
         if not self.members:

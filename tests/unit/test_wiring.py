@@ -11,8 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from famezd.fabric import wiring as wirings
 from famezd.fabric.relay import Relay
 from famezd.fabric.wiring import Direct, Relayed, Wiring
+from famezd.faults import Rule
 from famezd.protocol import Descriptor
 from famezd.stats import ANYBODY, Page, Shape
 
@@ -237,6 +239,123 @@ def test_closing_a_place_that_nobody_opened_does_nothing(relayed: Rig) -> None:
     for sticky in (True, False):
         wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=sticky)
         wiring.close(2)
+
+
+# Ready beforehand
+
+
+def make_ready(wiring: Wiring) -> int:
+    """Makes all ready that are wanted; returns in how many steps."""
+    steps = 0
+    while wiring.lacks:
+        wiring.make_ready()
+        steps += 1
+    return steps
+
+
+def eventfds_made(before: set[str]) -> int:
+    return len(open_descriptors() - before)
+
+
+@pytest.mark.parametrize("switch", [None, THE_SWITCH])
+@pytest.mark.parametrize("sticky", [True, False])
+def test_all_that_a_full_fabric_needs_is_made_ready_and_then_taken(
+    relayed: Rig, sticky: bool, switch: int | None
+) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=switch, sticky=sticky)
+    peers = relayed.relay.places - (switch is not None)
+    full = peers * relayed.relay.places * VECTORS
+    assert make_ready(wiring) == peers * relayed.relay.places + 1
+    assert eventfds_made(relayed.before) == full
+    # Nobody has them: the ark is told of those that somebody has.
+    assert (wiring.sets, wiring.take_made()) == ({}, [])
+    receivers = [wiring.open(place) for place in range(peers)]
+    bells = {(a, b): wiring.bells(a, b) for a in range(peers) for b in range(relayed.relay.places) if a != b}
+    assert eventfds_made(relayed.before) == full
+    assert {key for key, _ in wiring.take_made()} == wiring.sets.keys()
+    ring(bells[0, 1], 3, 4)
+    ring(bells[2, 1], 5, 6)
+    relayed.turn()
+    assert [[rings(fd) for fd in fds] for fds in receivers[:3]] == [[0, 0], [8, 10], [0, 0]]
+    assert (relayed.count(0, 1, 0), relayed.count(2, 1, 1)) == (3, 6)
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_who_has_left_is_followed_by_others_with_new_eventfds(relayed: Rig, sticky: bool) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=sticky)
+    make_ready(wiring)
+    full = eventfds_made(relayed.before)
+    for _ in range(3):
+        # Whoever left may have them still.
+        had = [os.dup(fd) for fd in [*wiring.open(0), *wiring.bells(0, 1)]]
+        wiring.close(0)
+        make_ready(wiring)
+        assert eventfds_made(relayed.before) == full + len(had)
+        assert not {eventfd_id(fd) for fd in had} & {eventfd_id(fd) for fd in [*wiring.open(0), *wiring.bells(0, 1)]}
+        ring(had, *[1] * len(had))
+        relayed.turn()
+        assert not any(relayed.page.doorbells())
+        wiring.close(0)
+        for fd in had:
+            os.close(fd)
+        make_ready(wiring)
+
+
+def test_there_is_an_end_to_how_many_are_ready(relayed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wirings, "MOST_READY", 5 * VECTORS)
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
+    make_ready(wiring)
+    assert eventfds_made(relayed.before) == 5 * VECTORS
+    wiring.open(0)
+    # What was taken is not ready any more.
+    make_ready(wiring)
+    assert eventfds_made(relayed.before) == 6 * VECTORS
+
+
+@pytest.mark.parametrize("room", [0, 1, 2 * VECTORS, 2 * VECTORS + 1])
+def test_where_there_is_no_room_none_is_ready_any_more(relayed: Rig, direct: Rig, room: int) -> None:
+    for rig in (relayed, direct):
+        kind = Relayed if rig is relayed else Direct
+        wiring = kind(rig.relay, VECTORS, switch=None, sticky=True)
+        before = open_descriptors()
+        with no_more_descriptors_than(room):
+            make_ready(wiring)
+        assert open_descriptors() == before
+        assert make_ready(wiring) == 0
+        # Who comes is served all the same.
+        assert len(wiring.open(0)) == len(wiring.bells(0, 1)) == VECTORS
+
+
+def test_what_is_ready_gives_way_to_what_somebody_needs(relayed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wirings, "MOST_READY", 2 * VECTORS)
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
+    make_ready(wiring)
+    with no_more_descriptors_than(1), pytest.raises(OSError, match="Too many open files"):
+        wiring.open(1)
+    assert open_descriptors() == relayed.before
+    assert len(wiring.open(1)) == VECTORS
+
+
+def test_rules_concern_bells_that_were_ready_before(relayed: Rig) -> None:
+    """With fresh ports nobody knows, when bells are made ready, whose they will be."""
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=False)
+    relayed.relay.faults.begin()
+    relayed.relay.change_rules((Rule(1, "drop", 7, 8),))
+    make_ready(wiring)
+    for place, peer in ((0, 7), (1, 8)):
+        relayed.relay.faults.seat(place, peer)
+    receivers = [wiring.open(place) for place in (0, 1)]
+    ring(wiring.bells(0, 1), 2, 0)
+    ring(wiring.bells(1, 0), 3, 0)
+    relayed.turn()
+    assert [rings(fds[0]) for fds in receivers] == [3, 0]
+
+
+def test_doorbells_are_passed_on_while_many_are_made(relayed: Rig) -> None:
+    breaths: list[int] = []
+    wiring = Relayed(relayed.relay, 100, switch=None, sticky=True, breathe=lambda: breaths.append(0))
+    made = wiring._make((0, 0))
+    assert (len(made), len(breaths)) == (100, 7)
 
 
 # Direct
