@@ -233,12 +233,9 @@ class Fabric:
             raise Wrong(f"the switch of {self.name} answers {answer!r} to the ping of {member}")
 
     def _before(self, dst: Member, vector: int) -> int:
-        """How often a member was rung on a vector so far: of a machine, nothing that is remembered."""
+        """How often a member was rung on a vector so far, or, a machine, found to have been; nothing is on its way."""
         self.arrive()
-        got = self.hear(dst)
-        if not dst.exact:
-            self.model.members[dst.id].got.pop(vector, None)
-        return got[vector]
+        return self.hear(dst)[vector]
 
     def _await_more(self, dst: Member, vector: int, before: int) -> None:
         until(lambda: self.hear(dst)[vector] > before, f"{dst} on {self.name} is rung on {vector}")
