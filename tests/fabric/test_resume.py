@@ -87,6 +87,8 @@ def test_peers_keep_ids_bells_and_memory_and_what_was_rung_meanwhile_arrives(lin
         collect(peers, ring_all(peers))
         os.pwrite(peers[0].memory, b"kept", 4092)
         counted = sum(lineage.worker.doorbells().values())
+        # What was heard may still be in flight, and then would be heard once more.
+        lineage.worker.barrier()
         lineage.kill()
         due = ring_all(peers)
         lineage.succeed()
