@@ -132,6 +132,7 @@ class Fabric:
         self._free = deque(range(settings.peers))
         self._wiring = self._new_wiring(settings)
         self._leaving: deque[Peer] = deque()
+        self._unsaid: list[tuple[PeerId, Credentials]] = []
         self._held = False
         self._quiet = False
         self._unsent = page.gauge_at(UNSENT)
@@ -355,7 +356,7 @@ class Fabric:
     def join(self, connection: socket.socket, port: int | None = None) -> None:
         """Takes a newcomer in, at `port` if it came to that port's own socket, or turns it away.
 
-        The connection is the fabric's from now on.
+        The connection is the fabric's from now on. Its join is logged when the caller says so.
         """
         who = credentials(connection)
         connection.setblocking(False)
@@ -370,9 +371,14 @@ class Fabric:
             for other in list(self.members.values()):
                 if other is not member:
                     self._flush(other)
-        # The newcomer waits for its messages, and nobody for this.
-        self._log.say(log.INFO, "peer joined", peer=member.id, pid=who.pid, uid=who.uid)
+        self._unsaid.append((member.id, who))
         self._part()
+
+    def say_who_joined(self) -> None:
+        """Logs the joins that were not logged yet: newcomers wait for their messages, and nobody for this."""
+        for peer, who in self._unsaid:
+            self._log.say(log.INFO, "peer joined", peer=peer, pid=who.pid, uid=who.uid)
+        self._unsaid.clear()
 
     def look_after_mailbox(self) -> str:
         """Gives the mailbox its size back if somebody changed it; returns what is wrong if that cannot be done."""
@@ -712,6 +718,7 @@ class Fabric:
             self._page.vacate(member.place)
             self._page.add(f"left_{member.leaving}")
             self._switch.left(member.id)
+            self.say_who_joined()
             self._log.say(log.INFO, "peer left", peer=member.id, reason=member.leaving)
             for other in others:
                 self._flush(other)

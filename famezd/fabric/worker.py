@@ -315,6 +315,8 @@ class Worker:
         for door in ready:
             if not self._stopping and not self._held and self._accept_again_at is None:
                 self._accept(door)
+        if ready:
+            self._fabric.say_who_joined()
 
     def _obey(self, order: str | None, supervisor: socket.socket) -> None:
         if order == "":
