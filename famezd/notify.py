@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -153,12 +154,16 @@ class Manager:
         """Asks a busy manager once more for what `forget` could not, and waits `patience` seconds for it."""
         if self._socket is None:
             return
-        self._socket.settimeout(self.patience)
-        try:
-            with contextlib.suppress(OSError):
+        until, writable = time.monotonic() + self.patience, select.poll()
+        writable.register(self._socket, select.POLLOUT)
+        while self._obsolete and (left := until - time.monotonic()) > 0 and writable.poll(left * 1000):
+            try:
                 self._let_go()
-        finally:
-            self._socket.setblocking(False)
+            except BlockingIOError:
+                continue
+            except OSError:
+                # It is dead.
+                return
 
     def _let_go(self) -> None:
         while self._obsolete and self._socket is not None:

@@ -294,18 +294,29 @@ def test_who_stops_waits_until_a_busy_manager_was_asked_to_let_go_of_everything(
     names = [f"pair.{i}" for i in range(1000)]
     for name in names:
         service.forget(name)
+    assert service._obsolete
     told: list[Notification] = []
 
-    def read_late() -> None:
-        wait_until(lambda: service._socket is not None and service._socket.gettimeout() != 0)
+    def read() -> None:
         while len(told) < len(names):
             told.extend(all_of(manager))
 
-    reading = threading.Thread(target=read_late, daemon=True)
+    reading = threading.Thread(target=read, daemon=True)
     reading.start()
     service.flush()
     reading.join(10)
     assert [one.assignments["FDNAME"] for one in told] == names
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_who_stops_does_not_wait_for_ever(manager: NotifySocket, service: Manager, dead: bool) -> None:
+    for i in range(1000):
+        service.forget(f"pair.{i}")
+    service.patience = 0.1
+    if dead:
+        manager.close()
+    service.flush()
+    assert service._obsolete
 
 
 def all_of(manager: NotifySocket) -> Iterator[Notification]:
