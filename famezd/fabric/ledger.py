@@ -127,15 +127,15 @@ class Ledger:
         except OSError:
             self._torn = True
 
-    def pack(self, manifest: Manifest) -> None:
-        """Begins anew with what is there.
+    def pack(self, manifest: Manifest) -> bool:
+        """Begins anew with what is there; returns whether there is nothing left to be written down of that.
 
         Where there is no room for the old and the new at once, the old goes first: only a death in between is then the
         fabric's. Where there is none for the new alone, the ledger is lost, until it is packed again. A manager that is
         too busy changes nothing: then it is as untidy as before.
         """
         if self._ark is None:
-            return
+            return True
         head = "\0".join(["fabric", *(f"{key}={value}" for key, value in self._charter.items())])
         records = [
             Record(head.encode()),
@@ -147,17 +147,19 @@ class Ledger:
             self._ark.renew(records)
         except TimeoutError:
             self._torn = self._torn or not self._ark.exists
-            return
+            return False
         except OSError:
             self._ark.clear()
             try:
                 self._ark.renew(records)
             except OSError:
+                # It is packed anew when there is room again.
                 self.abandon()
-                return
+                return True
         self._kept = sum(len(record.descriptors) for record in records)
         self._dead = 0
         self._torn = self.lost = False
+        return True
 
     def abandon(self) -> None:
         """Goes on without an ark: what it holds is needed for the fabric to work at all."""
