@@ -100,7 +100,7 @@ class Ark:
                     yield record
 
     def reserve(self) -> None:
-        """Makes room for records to come, half a pair's or more, so that to append them takes no manager.
+        """Makes room for records to come, about half a pair's or more, so that to append them takes no manager.
 
         Raises OSError as `append`.
         """

@@ -282,6 +282,10 @@ class Fabric:
         self._part()
         self._tidy()
 
+    def give_way(self) -> None:
+        """Somebody needs the room that is taken for those who may come one day."""
+        self._wiring.let_go()
+
     def kick(self, peer: int) -> bool:
         """Ends the membership of `peer`; whether there was one."""
         member = next((member for member in self.members.values() if member.id == peer), None)
@@ -512,8 +516,8 @@ class Fabric:
         """Writes the ledger anew with what is there."""
         lost = self._ledger.lost
         memberships = [Membership(member.place, member.id, member.joined, fd) for fd, member in self.members.items()]
-        self._ledger.pack(Manifest(memberships, self._wiring.sets, self._ids.history()))
-        self._wiring.take_made()
+        if self._ledger.pack(Manifest(memberships, self._wiring.sets, self._ids.history())):
+            self._wiring.take_made()
         if self._ledger.lost != lost:
             self._tell_of_loss()
         elif lost:
@@ -621,11 +625,12 @@ class Fabric:
             if member.pid == pid or not self._sticky:
                 processes.setdefault(member.pid, []).append(member)
         own = processes.pop(pid)
-        left = self._rooms.take(pid, own, handed, anew=True)
-        if left < (0 if self._sticky else self.vectors * len(own)):
+        # Its former memberships are told of it, too.
+        needed = handed + (0 if self._sticky else self.vectors * len(own))
+        if (left := self._rooms.take(pid, own, needed, anew=True)) < 0:
             raise Refused(
                 "own_limit",
-                f"the set-up hands it {handed} descriptors, and its soft limit has room for {max(0, left + handed)}; "
+                f"the set-up hands it {needed} descriptors, and its soft limit has room for {max(0, left + needed)}; "
                 f"start it with a higher limit of open files",
             )
         for other, memberships in processes.items():

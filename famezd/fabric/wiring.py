@@ -59,7 +59,6 @@ class Wiring(ABC):
         self._ready: Sets = {}
         self._most = MOST_READY
         self._unready = self._keys()
-        # Each once: who comes and goes without a pause must not make this grow.
         self._vacated: dict[Key, None] = {}
         if switch is not None:
             relay.connect(switch, [SWITCH] * vectors)
@@ -109,8 +108,7 @@ class Wiring(ABC):
         try:
             self._ready[key] = self._make(key)
         except OSError:
-            self._most = 0
-            self._let_go()
+            self.let_go()
 
     def _next(self) -> Key | None:
         """Which are to be made ready next, None if all are."""
@@ -119,52 +117,86 @@ class Wiring(ABC):
                 break
         return key
 
-    def _let_go(self) -> None:
-        """None is ready any more."""
+    def let_go(self) -> None:
+        """Closes what is ready, and makes nothing ready any more: somebody needs the room."""
+        self._most, self.lacks = 0, False
         ready, self._ready = self._ready, {}
-        self._vacated |= dict.fromkeys(ready)
         for key, bells in ready.items():
-            self._discard(key, bells)
+            if self._row(key) is None:
+                _close(bells)
+            else:
+                self._remove([bells])
+
+    def _vacate(self, keys: Iterable[Key]) -> None:
+        """Has these made ready again, when there is time."""
+        self._vacated |= dict.fromkeys(keys)
+        if len(self._vacated) > MOST_READY:
+            # Who comes and goes without a pause must not make this grow: all are looked through again.
+            self._vacated.clear()
+            self._unready = self._keys()
 
     def _take(self, key: Key) -> Bells:
         """Those that nobody has: somebody has them from now on."""
-        bells = self._ready.pop(key, None)
+        bells = self._ready.pop(key, None) or self._redirected(key)
         if bells is None:
             try:
                 bells = self._make(key)
             except OSError:
-                self._let_go()
+                self.let_go()
                 raise
-        self.lacks = True
+        self.lacks = self._most > 0
         self.sets[key] = bells
         self._made.append(key)
         return bells
 
+    def _redirected(self, key: Key) -> Bells | None:
+        """What was ready for somebody else, if anything: that one may never come, and this one is there."""
+        watched = self._row(key) is not None
+        like = next((other for other in reversed(self._ready) if (self._row(other) is not None) == watched), None)
+        if like is None:
+            return None
+        self._vacate([like])
+        bells = self._ready.pop(like)
+        self._lead(key, bells)
+        return bells
+
     def _make(self, key: Key) -> Bells:
+        """New ones."""
         made: Bells = []
+        watched = self._row(key) is not None
         try:
             while len(made) < self._vectors:
                 self._breathe()
                 for _ in range(min(_MADE_AT_ONCE, self._vectors - len(made))):
                     made.append(Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)))
-                    self._prepare(key, made[-1])
+                    if watched:
+                        self._relay.watch(made[-1])
         except OSError:
             # Nobody else has them, so nothing watches them any more, either.
             _close(made)
             raise
+        self._lead(key, made)
         return made
+
+    def _lead(self, key: Key, bells: Bells) -> None:
+        """Has the relay know where these lead."""
+        if (row := self._row(key)) is not None:
+            self._relay.lead(bells, row, key[1])
+
+    def _remove(self, sets: Iterable[Bells]) -> None:
+        """Closes what the relay watches."""
+        bells = list(itertools.chain.from_iterable(sets))
+        for start in range(0, len(bells), _REMOVED_AT_ONCE):
+            self._relay.remove(bells[start : start + _REMOVED_AT_ONCE])
+            self._breathe()
 
     @abstractmethod
     def _keys(self) -> Iterator[Key]:
         """Of all sets that can be made ready, those of the lowest places first."""
 
     @abstractmethod
-    def _prepare(self, key: Key, eventfd: Descriptor) -> None:
-        """Does what takes the kernel; raises OSError if it has no room."""
-
-    @abstractmethod
-    def _discard(self, key: Key, bells: Bells) -> None:
-        """Closes what was ready."""
+    def _row(self, key: Key) -> int | None:
+        """Who rings by these, as the relay counts it; None for what the relay does not watch."""
 
     @abstractmethod
     def _going(self, place: int) -> list[Key]:
@@ -193,7 +225,7 @@ class Relayed(Wiring):
         bells = self._take(key)
         if self._relay.faults.any:
             # With fresh ports nobody knew who would be there, and so what rules there would be.
-            self._relay.lead(bells, *key)
+            self._lead(key, bells)
         return bells
 
     def sweep(self, place: int) -> None:
@@ -206,13 +238,13 @@ class Relayed(Wiring):
     def close(self, place: int) -> None:
         """The place's bells go, and with fresh ports others' bells to it: no port, nothing to ring."""
         gone = {key: self.sets.pop(key) for key in self._going(place)}
-        self._vacated |= dict.fromkeys(gone)
+        self._vacate(gone)
         receivers = gone.pop((place, place), ())
         self._remove(bells for key, bells in gone.items() if key[0] == place)
         self._relay.disconnect(place)
         self._remove(bells for key, bells in gone.items() if key[0] != place)
         _close(receivers)
-        self.lacks = True
+        self.lacks = self._most > 0
 
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
@@ -228,21 +260,8 @@ class Relayed(Wiring):
     def _keys(self) -> Iterator[Key]:
         return itertools.product(range(self._peers), range(self._relay.places))
 
-    def _make(self, key: Key) -> Bells:
-        made = super()._make(key)
-        if key[0] != key[1]:
-            self._relay.lead(made, *key)
-        return made
-
-    def _prepare(self, key: Key, eventfd: Descriptor) -> None:
-        if key[0] != key[1]:
-            self._relay.watch(eventfd)
-
-    def _discard(self, key: Key, bells: Bells) -> None:
-        if key[0] != key[1]:
-            self._remove([bells])
-        else:
-            _close(bells)
+    def _row(self, key: Key) -> int | None:
+        return None if key[0] == key[1] else key[0]
 
     def restore(self, sets: Sets, places: Iterable[int]) -> None:
         """Watches and connects all."""
@@ -253,12 +272,6 @@ class Relayed(Wiring):
             else:
                 for vector, bell in enumerate(bells):
                     self._relay.add(bell, place, other, vector)
-
-    def _remove(self, sets: Iterable[Bells]) -> None:
-        bells = list(itertools.chain.from_iterable(sets))
-        for start in range(0, len(bells), _REMOVED_AT_ONCE):
-            self._relay.remove(bells[start : start + _REMOVED_AT_ONCE])
-            self._breathe()
 
 
 class Direct(Wiring):
@@ -281,8 +294,6 @@ class Direct(Wiring):
     def bells(self, place: int, other: int) -> Bells:
         """The receiver's own eventfds; for the switch, those that the relay watches."""
         del place
-        if other == self._switch and (other, other) not in self.sets:
-            self._watch(self._set(other), other)
         return self._set(other)
 
     def sweep(self, place: int) -> None:
@@ -294,8 +305,8 @@ class Direct(Wiring):
         key = place, place
         if self.goes(key, place) and key in self.sets:
             _close(self.sets.pop(key))
-            self._vacated[key] = None
-            self.lacks = True
+            self._vacate([key])
+            self.lacks = self._most > 0
 
     def goes(self, key: Key, place: int) -> bool:
         """Whether these eventfds go when whoever is on `place` leaves."""
@@ -306,8 +317,9 @@ class Direct(Wiring):
         self.sets = sets
         for place in places:
             self._relay.connect(place, sets[place, place])
-        if self._switch is not None and (self._switch, self._switch) in sets:
-            self._watch(sets[self._switch, self._switch], self._switch)
+        if self._switch is not None:
+            for vector, bell in enumerate(sets.get((self._switch, self._switch), ())):
+                self._relay.add(bell, ANYBODY, self._switch, vector)
 
     def _set(self, place: int) -> Bells:
         made = self.sets.get((place, place))
@@ -319,16 +331,8 @@ class Direct(Wiring):
     def _keys(self) -> Iterator[Key]:
         return ((place, place) for place in range(self._peers))
 
-    def _prepare(self, key: Key, eventfd: Descriptor) -> None:
-        """Nobody watches them."""
-
-    def _discard(self, key: Key, bells: Bells) -> None:
-        del key
-        _close(bells)
-
-    def _watch(self, bells: Bells, switch: int) -> None:
-        for vector, bell in enumerate(bells):
-            self._relay.add(bell, ANYBODY, switch, vector)
+    def _row(self, key: Key) -> int | None:
+        return ANYBODY if key[0] == self._switch else None
 
 
 def _drain(eventfd: Descriptor) -> None:

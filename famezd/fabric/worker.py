@@ -368,6 +368,7 @@ class Worker:
                     # The newcomer is gone already.
                     continue
                 self._log.say(log.ERROR, f"newcomers have to wait: {e.strerror}")
+                self._fabric.give_way()
                 self._pause_accepting(_PAUSE)
                 return
             self._fabric.join(connection, door.port)

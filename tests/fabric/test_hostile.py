@@ -170,6 +170,7 @@ def test_no_descriptor_for_a_newcomers_connection(start: Start, kind: Kind) -> N
     worker = start(**kind._asdict())
     src, dst = worker.join(), worker.join()
     worker.acquaint(src, dst)
+    let_go_of_what_is_ready(worker)
     with limited_to(worker, 0):
         waiting = [worker.connect() for _ in range(3)]
         worker.await_log("newcomers have to wait: Too many open files")
@@ -181,6 +182,21 @@ def test_no_descriptor_for_a_newcomers_connection(start: Start, kind: Kind) -> N
     for client in waiting:
         client.set_up()
     rings(worker, waiting[0], dst)
+    assert worker.refused == 0
+
+
+# With direct sticky ports nothing is ready that not everybody has been told of.
+@pytest.mark.parametrize(("doorbells", "ports"), [("relayed", "sticky"), ("relayed", "fresh"), ("direct", "fresh")])
+def test_what_is_ready_gives_way_to_a_newcomers_connection(start: Start, doorbells: str, ports: str) -> None:
+    worker = start(doorbells=doorbells, ports=ports, peers=5, vectors=16)
+    full = 16 * 5 * (5 if doorbells == "relayed" else 1)
+    first = worker.join()
+    worker.wait(lambda: eventfds(worker) == full, "all eventfds are ready")
+    with limited_to(worker, 0):
+        client = worker.connect()
+        worker.await_log("newcomers have to wait: Too many open files")
+        worker.acquaint(first, client.set_up())
+        rings(worker, first, client)
     assert worker.refused == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,38 @@ def test_newcomer_that_would_push_a_member_past_its_limit(start: Start, doorbell
     worker.await_total("left_hangup", 1)
     others.append(worker.join())
     rings(worker, others[0], others[-1])
+
+
+def test_what_a_process_is_handed_by_its_own_next_membership_counts(start: Start, doorbells: str) -> None:
+    """Who comes right behind that is not let in on what was left before."""
+    worker = start(doorbells=doorbells, ports="fresh", peers=14, vectors=8)
+    code = """if True:
+        import socket, sys
+        members = []
+        for path in sys.stdin:
+            members.append(socket.socket(socket.AF_UNIX))
+            members[-1].connect(path.strip())
+            print(flush=True)
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        assert process.stdin is not None
+        for _ in range(2):
+            process.stdin.write(f"{worker.settings.socket}\n")
+            line(process)
+        worker.await_total("joins", 2)
+        worker.barrier()
+        unread = 2 * 3 + 8 * (1 + 2) + 8
+        third = 1 + 1 + 8 * 3 + 8 * 2
+        # Room for what it was sent, for the third set-up, of which the others hear, and not for one more newcomer.
+        limit = len(os.listdir(f"/proc/{process.pid}/fd")) + unread + third + 8
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        with socket.socket(socket.AF_UNIX) as stranger:
+            process.stdin.write(f"{worker.settings.socket}\n")
+            line(process)
+            stranger.connect(worker.settings.socket)
+            worker.await_total("refused_member_limit", 1)
+        assert worker.totals["joins"] == 3
 
 
 def test_member_at_its_limit_learns_of_all(start: Start, doorbells: str) -> None:

@@ -1,5 +1,6 @@
 """Who shares which eventfds, and that all of them are gone when nobody needs them."""
 
+import errno
 import fcntl
 import itertools
 import os
@@ -330,10 +331,47 @@ def test_what_is_ready_gives_way_to_what_somebody_needs(relayed: Rig, monkeypatc
     monkeypatch.setattr(wirings, "MOST_READY", 2 * VECTORS)
     wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=True)
     make_ready(wiring)
-    with no_more_descriptors_than(1), pytest.raises(OSError, match="Too many open files"):
-        wiring.open(1)
+    with no_more_descriptors_than(1):
+        assert len(wiring.open(1)) == VECTORS
+        wiring.bells(1, 0)
+        with pytest.raises(OSError, match="Too many open files"):
+            (wiring.bells(1, 2), wiring.bells(1, 3))
+    wiring.close(1)
     assert open_descriptors() == relayed.before
     assert len(wiring.open(1)) == VECTORS
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_what_was_ready_for_somebody_else_is_taken_before_any_is_made(
+    relayed: Rig, sticky: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wirings, "MOST_READY", 6 * VECTORS)
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=sticky)
+    make_ready(wiring)
+    made = eventfds_made(relayed.before)
+    receivers = [wiring.open(place) for place in (2, 0)]
+    bells = wiring.bells(2, 0)
+    assert eventfds_made(relayed.before) == made
+    ring(bells, 1, 2)
+    relayed.turn()
+    assert [rings(fd) for fd in receivers[1]] == [1, 2]
+    assert [relayed.count(2, 0, vector) for vector in range(VECTORS)] == [1, 2]
+
+
+def test_what_is_vacated_is_not_remembered_without_end(relayed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiring = Relayed(relayed.relay, VECTORS, switch=None, sticky=False)
+    monkeypatch.setattr(wirings, "MOST_READY", 2)
+    for _ in range(3):
+        for place in range(PEERS):
+            wiring.open(place)
+        for src, dst in itertools.permutations(range(PEERS), 2):
+            wiring.bells(src, dst)
+        for place in range(PEERS):
+            wiring.close(place)
+            assert len(wiring._vacated) <= 2
+    monkeypatch.undo()
+    make_ready(wiring)
+    assert eventfds_made(relayed.before) == relayed.relay.places**2 * VECTORS
 
 
 def test_rules_concern_bells_that_were_ready_before(relayed: Rig) -> None:
@@ -406,6 +444,42 @@ def test_a_direct_fresh_place_closes_its_eventfds(direct: Rig) -> None:
     wiring.close(1)
     assert open_descriptors() == before
     wiring.close(1)
+
+
+def test_direct_eventfds_are_ready_for_every_place_and_again_for_who_leaves(direct: Rig) -> None:
+    for wiring in both(direct):
+        before = open_descriptors()
+        make_ready(wiring)
+        made = open_descriptors() - before
+        assert len(made) == (PEERS + 1) * VECTORS
+        for _ in range(2):
+            wiring.open(1)
+            assert open_descriptors() - before == made
+            wiring.close(1)
+            make_ready(wiring)
+            assert len(open_descriptors() - before) == len(made)
+
+
+def test_where_the_switch_cannot_be_watched_the_next_one_tries_again(
+    direct: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiring = Direct(direct.relay, VECTORS, switch=THE_SWITCH, sticky=True)
+    before = open_descriptors()
+
+    def full(_bell: int) -> None:
+        raise OSError(errno.ENOSPC, "no room for more watches")
+
+    watch = direct.relay.watch
+    monkeypatch.setattr(
+        direct.relay, "watch", lambda bell: full(bell) if len(open_descriptors() - before) > 1 else watch(bell)
+    )
+    with pytest.raises(OSError, match="no room for more watches"):
+        wiring.bells(0, THE_SWITCH)
+    assert (wiring.sets, open_descriptors()) == ({}, before)
+    monkeypatch.undo()
+    ring(wiring.bells(0, THE_SWITCH), 1, 3)
+    direct.turn()
+    assert direct.relay.for_switch == {(ANYBODY, 0): 1, (ANYBODY, 1): 3}
 
 
 def test_direct_doorbells_to_the_switch_are_counted_as_anybodys(direct: Rig) -> None:
