@@ -93,10 +93,10 @@ def _runs(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]
     except OSError:
         return False
-    return state not in ("Z", "X")
+    return state not in (b"Z", b"X")
 
 
 def _open_standard_streams() -> None:

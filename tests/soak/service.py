@@ -54,8 +54,8 @@ def adopt_orphans() -> None:
 def parent(pid: int) -> int:
     """The parent of a process, 0 if there is no such process."""
     try:
-        # The name, in parentheses, may have any character in it.
-        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+        # The name, in parentheses, may be any bytes: who has it chooses it.
+        return int(Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
 
