@@ -219,4 +219,4 @@ def section(rounds: int) -> Section:
 
 
 if __name__ == "__main__":
-    main(section, __doc__)
+    main("bench.hostile", section, __doc__)

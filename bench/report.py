@@ -13,11 +13,13 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+
+from bench import process
 
 WIDTH = 120
 ROUNDS = 10
@@ -213,13 +215,29 @@ def at_least_one(text: str) -> int:
     return n
 
 
-def main(section: Callable[[int], Section], description: str | None, rounds: int = ROUNDS) -> None:
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Of the command line of a module of bench/."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_rounds(to: argparse.ArgumentParser) -> None:
+    """Lets who calls it choose how often it is measured."""
+    to.add_argument("--rounds", type=at_least_one, default=ROUNDS, help="pairs of measurements (%(default)s)")
+
+
+def main(module: str, section: Callable[[int], Section], description: str | None) -> NoReturn:
     """Measures one section alone, and prints it."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least_one, default=rounds, help="pairs of measurements (%(default)s)")
-    rounds = parser.parse_args().rounds
-    raise_limit()
-    print(section(rounds).markdown(), end="")
+
+    def measure() -> None:
+        options = parser(module, description)
+        add_rounds(options)
+        rounds = options.parse_args().rounds
+        raise_limit()
+        print(section(rounds).markdown())
+
+    process.run(measure)
 
 
 def raise_limit() -> None:

@@ -7,7 +7,6 @@ and go in a second: famezd with all that it is (supervisor, ark, log at its defa
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -33,7 +32,7 @@ from bench.join.servers import (
     servers,
 )
 from bench.mmsg import Messages
-from bench.report import ROUNDS, Comparison, Part, Ratio, Row, Section, at_least_one
+from bench.report import Comparison, Part, Ratio, Row, Section, add_rounds, parser
 
 BELLS = (PEERS - 1) * VECTORS
 """That are a peer's own on a full fabric that relays."""
@@ -216,10 +215,10 @@ else to do.
 
 def main() -> None:
     """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"only these: {', '.join(FIGURES)}")
-    parser.add_argument("--rounds", type=at_least_one, default=ROUNDS, help="pairs of measurements (%(default)s)")
-    arguments = parser.parse_args()
+    options = parser("bench.join", __doc__)
+    options.add_argument("figures", nargs="*", metavar="FIGURE", help=f"only these: {', '.join(FIGURES)}")
+    add_rounds(options)
+    arguments = options.parse_args()
     if unknown := set(arguments.figures) - set(FIGURES):
-        parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+        options.error(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     print(measured(Effort(arguments.rounds), arguments.figures or FIGURES).markdown())

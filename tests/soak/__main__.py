@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from tests.descendants import adopt_orphans, end_descendants
 from tests.soak.run import Soak
-from tests.soak.service import adopt_orphans, end_descendants
 from tests.soak.world import World
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.descendants import children
 from tests.fabric.conftest import descriptors  # noqa: F401 (a fixture)
 from tests.qemu.machine import MachineError
 from tests.soak.actions import KINDS_OF_ACTIONS, rounds
 from tests.soak.model import Kind
 from tests.soak.peers import Qemu, Reader
-from tests.soak.service import Wrong, children
+from tests.soak.service import Wrong
 from tests.soak.world import Fabric, World
 
 KINDS: Mapping[str, Kind] = {
