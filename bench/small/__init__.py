@@ -2,7 +2,7 @@
 
 `python -m bench.small` installs famezd twice: its wheel in an environment of Debian's own Python (of this one, where
 there is no other), and from the sources, as `make run` does. With each it runs a real service with systemd's watchdog
-in force, HTTP served, and peers that sit still. It takes about MINUTES minutes, most of which it waits.
+in force, HTTP served, and peers that sit still. That takes about five minutes, for most of which it waits.
 """
 
 from __future__ import annotations
