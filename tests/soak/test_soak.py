@@ -65,6 +65,19 @@ def test_a_very_short_soak_finds_nothing() -> None:
     assert not list(Path(tempfile.gettempdir()).glob("famezd-soak-7-*"))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "example"),
+    [
+        *(("HOURS", value, "1 or 0.2") for value in ("inf", "nan", "abc", "", "0", "-1")),
+        ("SEED", "1.5", "42"),
+    ],
+)
+def test_what_is_no_number_is_refused(variable: str, value: str, example: str) -> None:
+    done = subprocess.run(soak(f"--{variable.lower()}={value}"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{variable} must be a number such as {example}, not {value!r}" in done.stderr
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_soak_that_is_interrupted_leaves_nothing_behind(number: int) -> None:
