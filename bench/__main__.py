@@ -20,9 +20,12 @@ PARTS = ("join", "relay", "scale", "small", "resume", "hostile", "mailbox", "scr
 """Modules of bench/, in the order of the page; each has `section(rounds)`."""
 
 _HEAD = """
-famezd measured against QEMU's own ivshmem-server (the *stock server*), and against what the machine itself allows. The
+famezd measured against QEMU's own ivshmem-server (the *stock server*), and beside what the machine itself takes. The
 two are measured in turns, A B A B, in one run; a ratio is the median of the ratios pair by pair, with the lowest and
 the highest beside it. Ratios are claims; times and rates are not: another machine has others.
+
+A *limit* is what the bare thing takes when it is done by as little as possible, and what a figure is to be seen beside.
+It is measured as all else is, and who goes about it in another way may pass it: some ratios to it are below 1.
 
 To repeat: `make bench` as root (for priorities, perf and strace), on a machine that has nothing else to do. It fetches
 and builds the stock server once, and takes about {minutes} minutes. `.venv/bin/python -m bench PART` measures one part

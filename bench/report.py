@@ -56,7 +56,7 @@ class Row:
     theirs: Sequence[float]
     """Of the column's program; empty if it has no such figure."""
     limit: Sequence[float] = ()
-    """Of the machine itself: what no program can pass; empty if that was not measured."""
+    """Of the bare thing, done by as little as possible: what a figure is to be seen beside; empty if not measured."""
     most: float | None = None
     """The ratio that shall not be passed."""
     least: float | None = None
@@ -90,7 +90,7 @@ class Comparison:
     """Whom famezd is compared with."""
     rows: Sequence[Row]
     limit: str = ""
-    """What the machine's limit is measured by."""
+    """What the bare thing is."""
     ours: str = "famezd"
 
     def markdown(self) -> str:
