@@ -33,7 +33,7 @@ test: $(VENV)/.dev
 
 HOURS := 1
 soak: $(VENV)/.dev
-	$(BIN)/python -m tests.soak --hours $(HOURS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.soak --hours='$(HOURS)' $(if $(SEED),--seed='$(SEED)')
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -204,8 +204,8 @@ def section(rounds: int) -> Section:
     told = f"""
         Round trips of two honest peers, alone and beside one that does its worst, on a fabric of {PEERS} peers and
         {VECTORS} vectors. The worker has a processor, and the peers share another, on which the honest ones go first.
-        A join and a departure are made in parts, between which the worker relays: beside one that joins and leaves
-        the 99th percentile is the longest of those parts."""
+        A join and a departure are made in parts, between which the worker relays. That the 99th percentiles beside one
+        that joins and leaves come of the longest of those parts is likely, and was not measured."""
     medians = [Row(name, beside.p50, alone.p50) for name, (alone, beside) in found.items()]
     tails = [Row(name, beside.p99, alone.p99, most=3) for name, (alone, beside) in found.items()]
     return Section(
@@ -219,4 +219,4 @@ def section(rounds: int) -> Section:
 
 
 if __name__ == "__main__":
-    main(section, __doc__)
+    main("bench.hostile", section, __doc__)

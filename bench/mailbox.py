@@ -169,4 +169,4 @@ def section(rounds: int) -> Section:
 
 
 if __name__ == "__main__":
-    main(section, __doc__)
+    main("bench.mailbox", section, __doc__)

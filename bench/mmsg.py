@@ -1,7 +1,7 @@
 """Many messages of the ivshmem protocol by one system call: the lightest client that there can be, and server.
 
 What servers are measured by should cost the same with all of them, and next to nothing: recvmmsg waits in the kernel
-for a whole set-up. sendmmsg is the other end: no server can send the same messages with less.
+for a whole set-up. sendmmsg is the other end: a server can hardly send the same messages with less.
 """
 
 from __future__ import annotations

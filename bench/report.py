@@ -13,11 +13,13 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+
+from bench import process
 
 WIDTH = 120
 ROUNDS = 10
@@ -54,7 +56,7 @@ class Row:
     theirs: Sequence[float]
     """Of the column's program; empty if it has no such figure."""
     limit: Sequence[float] = ()
-    """Of the machine itself: what no program can pass; empty if that was not measured."""
+    """Of the bare thing, done by as little as possible: what a figure is to be seen beside; empty if not measured."""
     most: float | None = None
     """The ratio that shall not be passed."""
     least: float | None = None
@@ -88,7 +90,7 @@ class Comparison:
     """Whom famezd is compared with."""
     rows: Sequence[Row]
     limit: str = ""
-    """What the machine's limit is measured by."""
+    """What the bare thing is."""
     ours: str = "famezd"
 
     def markdown(self) -> str:
@@ -213,13 +215,29 @@ def at_least_one(text: str) -> int:
     return n
 
 
-def main(section: Callable[[int], Section], description: str | None, rounds: int = ROUNDS) -> None:
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Of the command line of a module of bench/."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_rounds(to: argparse.ArgumentParser) -> None:
+    """Lets who calls it choose how often it is measured."""
+    to.add_argument("--rounds", type=at_least_one, default=ROUNDS, help="pairs of measurements (%(default)s)")
+
+
+def main(module: str, section: Callable[[int], Section], description: str | None) -> NoReturn:
     """Measures one section alone, and prints it."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least_one, default=rounds, help="pairs of measurements (%(default)s)")
-    rounds = parser.parse_args().rounds
-    raise_limit()
-    print(section(rounds).markdown(), end="")
+
+    def measure() -> None:
+        options = parser(module, description)
+        add_rounds(options)
+        rounds = options.parse_args().rounds
+        raise_limit()
+        print(section(rounds).markdown())
+
+    process.run(measure)
 
 
 def raise_limit() -> None:

@@ -103,4 +103,4 @@ def section(rounds: int) -> Section:
 
 
 if __name__ == "__main__":
-    main(section, __doc__)
+    main("bench.resume", section, __doc__)

@@ -225,4 +225,4 @@ def _latency(quiet: list[list[float]], busy: list[list[float]]) -> Comparison:
 
 
 if __name__ == "__main__":
-    main(section, __doc__)
+    main("bench.scrape", section, __doc__)

@@ -75,8 +75,11 @@ GENZ = "genz"
 """The name of the personality that has settings of its own in a section of that name."""
 SUPERVISOR_DESCRIPTORS = 40
 """That famezd has open with no fabric, and a few connections."""
-DESCRIPTORS_A_FABRIC = 12
-"""That famezd has open for each fabric: what it keeps for the worker, and by what it is in touch with it."""
+DESCRIPTORS_A_FABRIC = 16
+"""That famezd has open for each fabric: what it keeps for the worker, and by what it is in touch with it.
+
+At rest they are 10, on `genz` 13; while its ark is packed anew or grows there are more.
+"""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path has 108 bytes, one for the NUL; see unix(7)."""
 

@@ -1,6 +1,7 @@
 """Measures joins: `python -m bench.join`."""
 
+from bench import process
 from bench.join import main
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

@@ -1,4 +1,4 @@
-"""The least that a server can do: what it takes is the kernel's, and no server can do with less."""
+"""The least that a server can do: what it takes is the kernel's, and a server can hardly do with less."""
 
 from __future__ import annotations
 

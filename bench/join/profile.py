@@ -57,12 +57,14 @@ def _profile(server: Server, stock: Server, crowd: Crowd, effort: Effort) -> lis
     ratio = _processor_ratio(server, stock, crowd, effort)
     kernel, kernel_leaving = (1 - shares.get(OWN, 0) for shares in (joining, leaving))
     worker_share = used[0] / sum(used)
+    made = going["eventfd2"]
+    ready = f"For a leave it makes {made} eventfds: those of the next newcomer are made ready." if made else ""
     return [
         f"""
         Where the time of a join and a leave goes, {server.name}: the worker has {worker_share:.0%} of the service's
         processor time, the supervisor, which logs both, the rest. Of the worker's time for a join the kernel has
         {kernel:.0%}, for a leave {kernel_leaving:.0%}. Were all of famezd's own code free, the kernel's part alone
-        would make a join {kernel * worker_share * ratio.median:.2f} of the stock server's processor time.
+        would make a join {kernel * worker_share * ratio.median:.2f} of the stock server's processor time. {ready}
         """,
         calls_table(
             f"{server.name}: the worker's system calls, and its time", (coming, joining), (going, leaving), there

@@ -87,7 +87,7 @@ class Servers:
         return self.all[name]
 
     def limit(self, kind: Kind) -> Server:
-        """What no server of its kind can pass."""
+        """The bare one of its kind, beside which its figures are to be seen."""
         return self[f"bare, {kind.ports}"]
 
     def _add(self, server: Server) -> None:

@@ -68,7 +68,7 @@ class Found(NamedTuple):
     fresh: list[Grown]
     served: Served
     mesh: Mesh
-    costs: Costs
+    costs: Costs | None
     message: list[float]
     """Seconds of processor time that a message with a descriptor takes its sender, bare."""
 
@@ -198,16 +198,26 @@ def _end(found: Found) -> list[Part]:
     """)
         + said
     )
-    kernel, python = found.costs, _python_per_bell(found.relayed)
+    python = _python_per_bell(found.relayed)
     rows = [_host(found, host, python) for host in HOSTS]
     head = ["open files", "peers", "bells", "worker's memory", "kernel's memory", "a join", "until all are there"]
     cost = f"""
-    A bell costs {kernel.watched:.0f} bytes of kernel memory (the eventfd alone {kernel.eventfd:.0f}), {python:.0f} of
-    the worker's, and {_us(_per_bell(last))} of a join; what is parked for a successor, {kernel.record / 1024:.1f} KiB
-    for each 253 descriptors. Computed from that, full fabrics of relayed peers of {VECTORS} vectors on hosts with
-    other limits, with the joins one after the other:
+    A bell costs {python:.0f} bytes of the worker's memory, and {_us(_per_bell(last))} of a join.
+    {_kernels(found.costs)}
+    Computed from that, full fabrics of relayed peers of {VECTORS} vectors on hosts with other limits, with the joins
+    one after the other:
     """
     return ["### Where relayed ends, and what is refused", text, cost, Grid("", head, rows)]
+
+
+def _kernels(costs: Costs | None) -> str:
+    """What bells cost the kernel."""
+    if costs is None:
+        return "What it costs the kernel is shown to root only (/proc/slabinfo)."
+    return (
+        f"In the kernel, where no process is said to have it, it takes {costs.watched} bytes (the eventfd alone "
+        f"{costs.eventfd}); what is parked for a successor, {costs.record / 1024:.1f} KiB for each 253 descriptors."
+    )
 
 
 def _python_per_bell(relayed: Sequence[Grown]) -> float:
@@ -225,8 +235,10 @@ def _host(found: Found, limit: int, python: float) -> list[str]:
     n, last = most(RELAYED, limit), found.relayed[-1]
     bells, join = VECTORS * n * n, VECTORS * n * _per_bell(last)
     memory = found.relayed[0].pss + bells * python
-    kernel = bells * found.costs.watched + (bells // 253 + n) * found.costs.record
-    return [f"{limit:,}", f"{n}", f"{bells:,}", _mib(memory), _mib(kernel), _ms(join), _s(n * join)]
+    kernel = ""
+    if found.costs is not None:
+        kernel = _mib(bells * found.costs.watched + (bells // 253 + n) * found.costs.record)
+    return [f"{limit:,}", f"{n}", f"{bells:,}", _mib(memory), kernel, _ms(join), _s(n * join)]
 
 
 def refusal(fabrics: dict[str, str]) -> list[str]:
@@ -369,7 +381,7 @@ def _needs(found: Found) -> list[Part]:
     peer has to take a whole set-up beside the 64 or so that a QEMU has open anyway: the soft limit of 1024 that shells
     and libvirt give it is enough for 59 peers. Who could not hold a set-up is refused (`own_limit`), and with
     fresh ports who would be one too many for a peer that is there (`member_limit`); nobody who is there notices. The
-    supervisor needs about {per_fabric:.0f} for each fabric.
+    supervisor needs {per_fabric:.0f} for each of these fabrics, and 13 for one that is `genz`.
     """
     head = [f"peers of {VECTORS} vectors", "worker", "in flight", "each peer", "stats page"]
     return ["### What is needed of the limit of open files", text, Grid("", head, rows)]

@@ -4,4 +4,4 @@ import bench.scale
 from bench.report import main
 
 if __name__ == "__main__":
-    main(bench.scale.section, bench.scale.__doc__)
+    main("bench.scale", bench.scale.section, bench.scale.__doc__)

@@ -9,25 +9,29 @@ import statistics
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 BATCHES = 5
 RECORDS = 1_500
+_SLABS = Path("/proc/slabinfo")
 
 
 class Costs(NamedTuple):
     """Bytes of kernel memory for each."""
 
-    eventfd: float
-    watched: float
+    eventfd: int
+    watched: int
     """An eventfd that is also watched for edges by an epoll."""
-    record: float
+    record: int
     """What carries descriptors in flight, be it one or 253."""
 
 
-def costs(n: int) -> Costs:
-    """Measured of `n` eventfds."""
+def costs(n: int) -> Costs | None:
+    """Measured of `n` eventfds; None where the kernel shows its memory to others only."""
+    if not os.access(_SLABS, os.R_OK):
+        return None
     with ExitStack() as stack:
         eventfd = _cost(lambda: _eventfd(stack), n)
     with ExitStack() as stack:
@@ -42,21 +46,28 @@ def costs(n: int) -> Costs:
     return Costs(eventfd, watched, record)
 
 
-def _cost(make: Callable[[], object], n: int) -> float:
-    """What one takes: the median of batches, none of which lets go of anything that another could use again."""
-    batch, found = n // BATCHES, []
+def _cost(make: Callable[[], object], n: int) -> int:
+    """What one takes: so many objects of each kind that the kernel has, each of so many bytes.
+
+    Objects in use are counted, not pages, which have room from before. What other processes make and let go of
+    meanwhile differs from batch to batch: the median counts, and one takes whole objects.
+    """
+    batch, counts = n // BATCHES, [_objects()]
     for _ in range(BATCHES):
-        before = _slabs()
         for _ in range(batch):
             make()
-        found.append((_slabs() - before) / batch)
-    return statistics.median(found)
+        counts.append(_objects())
+    cost = 0
+    for kind, (_, size) in counts[0].items():
+        more = statistics.median(after[kind][0] - before[kind][0] for before, after in pairwise(counts))
+        cost += round(more / batch) * size
+    return cost
 
 
-def _slabs() -> int:
-    """Bytes of the kernel's small objects."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Slab:")) << 10
+def _objects() -> dict[str, tuple[int, int]]:
+    """Of each kind of the kernel's small objects: how many are in use, and the bytes of one."""
+    rows = (line.split() for line in _SLABS.read_text().splitlines()[2:])
+    return {kind: (int(used), int(size)) for kind, used, _, size, *_ in rows}
 
 
 def _eventfd(stack: ExitStack) -> int:

@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from tests.descendants import adopt_orphans, end_descendants
 from tests.soak.run import Soak
-from tests.soak.service import adopt_orphans, end_descendants
 from tests.soak.world import World
 
 
@@ -26,16 +26,31 @@ class Interrupted(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """Soaks, and returns the exit status: 0 if all was well, 1 if not, 130 if it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--hours", type=float, default=1.0, help="how long, at least (%(default)s)")
-    parser.add_argument("--seed", type=int, default=None, help="of all that is chosen; by default another each time")
+    parser.add_argument("--hours", type=_hours, default=1.0, help="how long, at least (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=None, help="of all that is chosen; by default another each time")
     given = parser.parse_args(arguments)
-    if not 0 < given.hours < math.inf:
-        parser.error(f"HOURS must be more than 0, such as 1 or 0.2, not {given.hours:g}")
     seed = int.from_bytes(os.urandom(4), "little") if given.seed is None else given.seed
     _prepare()
     directory = Path(tempfile.mkdtemp(prefix=f"famezd-soak-{seed}-"))
-    print(f"seed {seed}: `make soak HOURS={given.hours:g} SEED={seed}` does the same again; in {directory}", flush=True)
+    again = f"`make soak HOURS={given.hours:g} SEED={seed}` chooses the same actions again"
+    print(f"seed {seed}: {again}; in {directory}", flush=True)
     return soak(directory, seed, given.hours)
+
+
+def _hours(text: str) -> float:
+    """What HOURS says; raises ArgumentTypeError if it is no time that ends."""
+    with contextlib.suppress(ValueError):
+        if 0 < (hours := float(text)) < math.inf:
+            return hours
+    raise argparse.ArgumentTypeError(f"HOURS must be a number such as 1 or 0.2, not {text!r}")
+
+
+def _seed(text: str) -> int:
+    """What SEED says; raises ArgumentTypeError if it is no number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"SEED must be a number such as 42, not {text!r}") from None
 
 
 def soak(directory: Path, seed: int, hours: float) -> int:

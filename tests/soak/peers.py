@@ -196,7 +196,10 @@ class Program(Member):
     def __init__(self, settings: Settings) -> None:
         """Raises Refused."""
         command = [sys.executable, "-m", "tests.soak.program", settings.socket]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a group of its own: Ctrl-C is for the soak, and would find this one in the midst of its imports, too.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        )
         self._rung: Counter[int] = Counter()
         try:
             self.id = self._hello()

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.soak.service import Soaked, children
+from tests.descendants import children
+from tests.soak.service import Soaked
 
 WARM: Final = 3
 """Samples of each process that do not count: it has not done everything once yet."""

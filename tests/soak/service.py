@@ -6,7 +6,6 @@ It is the installed command, run as a user of its own where that is possible.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import os
 import re
@@ -26,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from famezd.cli.control import ControlError, get
 from famezd.stats import Page
 from tests.daemon import BIN
+from tests.descendants import children, parent
 from tests.guest.kept import Kept
 from tests.needs import need
 from tests.soak.model import Kind, Rule
@@ -34,8 +34,6 @@ PATIENCE = 240.0
 """Seconds for whatever has to happen: only what never does is a failure, not what is slow."""
 USER = 61850
 """Who famezd is, if we are root: nobody else's number (systemd's dynamic users have those from 61184 to 65519)."""
-_SUBREAPER = 36
-"""PR_SET_CHILD_SUBREAPER of prctl(2)."""
 
 Metrics = Mapping[str, list[tuple[Mapping[str, str], float]]]
 """The samples of a scrape, by the metric's name: labels and value."""
@@ -43,35 +41,6 @@ Metrics = Mapping[str, list[tuple[Mapping[str, str], float]]]
 
 class Wrong(Exception):  # noqa: N818 (what the soak is there to find, not an error of its own)
     """Something is not as the model says."""
-
-
-def adopt_orphans() -> None:
-    """From now on the workers of a famezd that was killed are ours to wait for, and not init's."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-
-
-def parent(pid: int) -> int:
-    """The parent of a process, 0 if there is no such process."""
-    try:
-        # The name, in parentheses, may be any bytes: who has it chooses it.
-        return int(Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def children(pid: int) -> list[int]:
-    """A process's children, zombies included."""
-    return [child for child in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(child) == pid]
-
-
-def end_descendants() -> None:
-    """Ends every process that this one has started, and those that these have; ours alone are their orphans."""
-    while found := children(os.getpid()):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
 
 
 def until(true: Callable[[], object], what: str | Callable[[], str], patience: float | None = None) -> None:

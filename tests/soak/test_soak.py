@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.descendants import children
 from tests.fabric.conftest import descriptors  # noqa: F401 (a fixture)
 from tests.qemu.machine import MachineError
 from tests.soak.actions import KINDS_OF_ACTIONS, rounds
 from tests.soak.model import Kind
 from tests.soak.peers import Qemu, Reader
-from tests.soak.service import Wrong, children
+from tests.soak.service import Wrong
 from tests.soak.world import Fabric, World
 
 KINDS: Mapping[str, Kind] = {
@@ -62,6 +63,19 @@ def test_a_very_short_soak_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ actions in \d+ s, \d+ times all was compared", done.stdout, re.M)
     assert not list(Path(tempfile.gettempdir()).glob("famezd-soak-7-*"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "example"),
+    [
+        *(("HOURS", value, "1 or 0.2") for value in ("inf", "nan", "abc", "", "0", "-1")),
+        ("SEED", "1.5", "42"),
+    ],
+)
+def test_what_is_no_number_is_refused(variable: str, value: str, example: str) -> None:
+    done = subprocess.run(soak(f"--{variable.lower()}={value}"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{variable} must be a number such as {example}, not {value!r}" in done.stderr
 
 
 @pytest.mark.timeout(900)

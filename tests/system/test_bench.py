@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,18 @@ _TOLD = {
 }
 _DRAWN = {"growth": ["performance-join-memory.svg", "performance-join-time.svg"]}
 
+_FORKS = """
+import os, time
+from bench import process
+
+def main():
+    if os.fork() == 0:
+        print("forked", flush=True)
+    time.sleep(600)
+
+process.run(main)
+"""
+
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_joins_are_measured(figure: str, tmp_path: Path) -> None:
@@ -41,6 +56,50 @@ def test_joins_are_measured(figure: str, tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     assert [line for line in _TOLD[figure] if line not in told.stdout] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == _DRAWN.get(figure, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_benchmark_that_is_interrupted_leaves_nothing_behind(number: int, tmp_path: Path) -> None:
+    # A session of its own, by which whatever it has started is found.
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.join", "storm", "--rounds", "10000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        start_new_session=True,
+        text=True,
+    ) as process:
+        while not list(tmp_path.glob("*/stock.sock")):
+            time.sleep(0.01)
+        process.send_signal(number)
+        told, complained = process.communicate()
+    assert (process.returncode, told, complained) == (130, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+    assert not [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == process.pid]
+
+
+def _session(pid: int) -> int:
+    """Of a process, 0 if there is no such process."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def test_what_a_benchmark_forked_dies_with_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", _FORKS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        process.kill()
+        # Which the child would hold open.
+        assert process.stdout.read() == ""
+
+
+def test_the_page_is_not_written_of_few_rounds() -> None:
+    command = [sys.executable, "-m", "bench", "--rounds", "9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--rounds must be at least 10 for docs/performance.md" in done.stderr
 
 
 def test_the_machine_is_described() -> None:

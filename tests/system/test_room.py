@@ -60,7 +60,7 @@ def test_a_reload_to_more_fabrics_than_famezd_has_room_for(tmp_path: Path) -> No
             define(famezd, f"f{n}", peers=1, vectors=1)
         asked = famezd.ctl("reload")
         assert asked.returncode == 1
-        assert "famezd.yaml:1:1: 31 fabrics need 412 open files in famezd itself, and the hard limit is" in asked.stderr
+        assert "famezd.yaml:1:1: 31 fabrics need 536 open files in famezd itself, and the hard limit is" in asked.stderr
         rings(one, two, 3)
 
 

@@ -308,7 +308,7 @@ FABRIC: tuple[FabricFamily, ...] = (
     ),
     _gauge(
         "famez_worker_open_fds",
-        "Descriptors that the worker's process has open.",
+        "Descriptors that the worker's process has open; relayed, up to 4,096 of them are eventfds for peers to come.",
         "famez_worker_open_fds / famez_worker_max_fds > 0.9",
         of_process(lambda p: p.descriptors),
     ),
