@@ -53,9 +53,12 @@ def famezd(directory: Path, fabrics: Mapping[str, str], *, log: str = "error") -
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ, text=True
     ) as process:
         assert process.stdout is not None
-        url = next(line.split()[1].removesuffix("/metrics") for line in process.stdout if line.startswith("metrics"))
+        line = next((line for line in process.stdout if line.startswith("metrics")), None)
+        if line is None:
+            found = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
+            raise RuntimeError(f"famezd does not start\n{found.stdout}{found.stderr}")
         try:
-            yield url
+            yield line.split()[1].removesuffix("/metrics")
         finally:
             process.terminate()
             process.stdout.read()

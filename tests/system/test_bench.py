@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -59,22 +60,26 @@ def test_joins_are_measured(figure: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_benchmark_that_is_interrupted_leaves_nothing_behind(number: int, tmp_path: Path) -> None:
-    # A session of its own, by which whatever it has started is found.
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.join", "storm", "--rounds", "10000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        start_new_session=True,
-        text=True,
-    ) as process:
-        while not list(tmp_path.glob("*/stock.sock")):
+def test_a_benchmark_that_is_interrupted_leaves_nothing_behind(number: int) -> None:
+    # Sockets' paths have room for no more than that, and a session by which whatever it has started is found.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.join", "storm", "--rounds", "10000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": folder},
+            start_new_session=True,
+            text=True,
+        ) as process,
+    ):
+        while not list(Path(folder).glob("*/stock.sock")):
+            assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(number)
         told, complained = process.communicate()
-    assert (process.returncode, told, complained) == (130, "", "interrupted\n")
-    assert not list(tmp_path.iterdir())
+        assert (process.returncode, told, complained) == (130, "", "interrupted\n")
+        assert not os.listdir(folder)
     assert not [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == process.pid]
 
 
