@@ -370,6 +370,7 @@ class Fabric:
         except Refused as e:
             self._refuse(connection, who, e)
             return
+        self._breathe()
         self._flush(member)
         if not self._sticky:
             for other in list(self.members.values()):
@@ -581,6 +582,8 @@ class Fabric:
         except OSError as e:
             self._release(member)
             raise Refused("resources", f"its eventfds cannot be made: {e.strerror}") from e
+        # A join is made in parts of a tenth of a millisecond; the next one begins with what is written down.
+        self._breathe()
         self._take_over(place, peer)
         self._page.occupy(Occupant(place, peer, who.pid, who.uid, member.joined))
         self._page.add("joins")
@@ -619,12 +622,12 @@ class Fabric:
 
     def _check_room(self, pid: int, handed: int) -> None:
         """Refuses a newcomer whom, or because of whom a member, QEMU's limit of descriptors would kill."""
-        processes: dict[int, list[Peer]] = {pid: []}
+        own, others = [], dict[int, list[Peer]]()
         for member in self.members.values():
-            # What is sticky concerns nobody else.
-            if member.pid == pid or not self._sticky:
-                processes.setdefault(member.pid, []).append(member)
-        own = processes.pop(pid)
+            if member.pid == pid:
+                own.append(member)
+            elif not self._sticky:
+                others.setdefault(member.pid, []).append(member)
         # Its former memberships are told of it, too.
         needed = handed + (0 if self._sticky else self.vectors * len(own))
         if (left := self._rooms.take(pid, own, needed, anew=True)) < 0:
@@ -633,7 +636,7 @@ class Fabric:
                 f"the set-up hands it {needed} descriptors, and its soft limit has room for {max(0, left + needed)}; "
                 f"start it with a higher limit of open files",
             )
-        for other, memberships in processes.items():
+        for other, memberships in others.items():
             needed = self.vectors * len(memberships)
             if (left := self._rooms.take(other, memberships, needed)) < 0:
                 peer = memberships[0].id
