@@ -582,7 +582,7 @@ class Fabric:
         except OSError as e:
             self._release(member)
             raise Refused("resources", f"its eventfds cannot be made: {e.strerror}") from e
-        # A join is made in parts of a tenth of a millisecond; the next one begins with what is written down.
+        # A join is made in parts of about a tenth of a millisecond.
         self._breathe()
         self._take_over(place, peer)
         self._page.occupy(Occupant(place, peer, who.pid, who.uid, member.joined))
@@ -593,6 +593,7 @@ class Fabric:
         # Before the newcomer, or anybody because of it, is sent anything.
         self._ledger.joined(Membership(place, peer, member.joined, connection.fileno()), self._wiring.take_made())
         self._tidy()
+        self._breathe()
         self._switch.joined(peer)
         return member
 
@@ -721,6 +722,7 @@ class Fabric:
             for other in others:
                 # Before the bells are closed: an outbox may hold them still.
                 other.outbox.depart(member.id, self._page.told_at(other.place, member.place))
+            self._breathe()
             self._release(member)
             self.relay.hurry(member.place)
             self._page.vacate(member.place)
