@@ -93,7 +93,12 @@ class VfioDevice:
         _set_irqs(self._fd, _DATA_EVENTFD, index, struct.pack(f"{len(eventfds)}i", *eventfds), len(eventfds))
 
     def _silence(self, index: int) -> None:
-        _set_irqs(self._fd, _DATA_NONE, index, b"", 0)
+        try:
+            _set_irqs(self._fd, _DATA_NONE, index, b"", 0)
+        except OSError as e:
+            # The machine may take the device away at that moment, and its interrupts with it.
+            if e.errno != errno.ENODEV:
+                raise
 
     def _become_master(self) -> None:
         """Lets the device write to the machine's memory, as interrupts of MSI-X are; vfio begins without."""
