@@ -136,6 +136,8 @@ class Model:
         self.leaves: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.lost_messages = 0
+        """How many messages rules for messages have struck: none where another rule drops the doorbell first."""
         self.deaths = 0
         self._pairs: Counter[Pair] = Counter()
         self._vectors: Counter[Pair] = Counter()
@@ -228,6 +230,7 @@ class Model:
             seen, struck = self._rules.get(rule, (0, 0))
             self._rules[rule] = seen + of, struck + of
             self.faults[rule.counted_as] += of
+            self.lost_messages += rule.effect == "message"
             rings = {"delay": rings, "duplicate": 2 * rings}.get(rule.effect, 0)
         return rings
 
@@ -239,10 +242,6 @@ class Model:
     def delays(self) -> bool:
         """Whether any rule holds doorbells up."""
         return any(rule.effect == "delay" for rule in self.rules)
-
-    def rule_for_messages(self, src: int, dst: int) -> bool:
-        """Whether there is a rule by which messages are lost between two peers."""
-        return any((rule.src, rule.dst, rule.effect) == (src, dst, "message") for rule in self.rules)
 
     def disturb(self) -> None:
         """The worker is killed, or stopped: what is in flight may be delivered twice, and be dropped twice."""

@@ -273,3 +273,14 @@ def test_rules_that_stay_go_on_where_they_are() -> None:
     ruled.ring(0, 1, 1, 3)
     ruled.change_rules([Rule(1, 0, "block"), drop])
     assert ruled.check(counters(ruled, faults={"drop": 3}, rules=[(0, 0), (3, 3)])) == []
+
+
+def test_a_message_whose_doorbell_another_rule_drops_is_not_lost() -> None:
+    fabric = model(peers=2)
+    for rules, lost in (
+        ((Rule(0, 1, "drop"), Rule(0, 1, "message")), 0),
+        ((Rule(0, 1, "message"), Rule(0, 1, "drop")), 1),
+    ):
+        fabric.change_rules(rules)
+        assert fabric.ring(0, 1, 0, message=True) == 0
+        assert fabric.lost_messages == lost

@@ -197,7 +197,7 @@ class Fabric:
         assert dst.memory is not None
         self.acquaint(src, dst.id)
         slots = Slots(src.memory)
-        struck = self.model.faults["drop"]
+        lost = self.model.lost_messages
         before = self._before(dst, src.id)
         through = self.model.ring(src.id, dst.id, src.id, message=True)
         slots.put(src.id, text, dst.id)
@@ -206,7 +206,7 @@ class Fabric:
             self._await_more(dst, src.id, before)
             if (found := Slots(dst.memory).take(src.id)) != text:
                 raise Wrong(f"{dst} on {self.name} finds {found!r} as the message of {src}, which wrote {text!r}")
-        elif self.model.rule_for_messages(src.id, dst.id) and self.model.faults["drop"] > struck:
+        elif self.model.lost_messages > lost:
             until(lambda: not slots.pending(src.id), f"the message of {src} to {dst} on {self.name} is lost on purpose")
         else:
             # Its doorbell alone is lost: it would stand there for ever.
