@@ -634,7 +634,7 @@ class Fabric:
         if (left := self._rooms.take(pid, own, needed, anew=True)) < 0:
             raise Refused(
                 "own_limit",
-                f"the set-up hands it {needed} descriptors, and its soft limit has room for {max(0, left + needed)}; "
+                f"it would be handed {needed} descriptors, and its soft limit has room for {max(0, left + needed)}; "
                 f"start it with a higher limit of open files",
             )
         for other, memberships in others.items():

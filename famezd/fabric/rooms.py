@@ -9,7 +9,7 @@ from famezd.fabric.peer import Peer
 from famezd.fabric.processes import open_descriptors, soft_limit
 
 AGE = 0.01
-"""Seconds for which a look is good: no longer than what is sent because of it may lie unread, and a storm passes."""
+"""Seconds for which a look is good. What is sent because of it may lie unread for as long; a storm is over by then."""
 
 
 class Rooms:

@@ -117,7 +117,7 @@ def test_newcomer_that_could_not_hold_its_set_up(start: Start, kind: Kind) -> No
         assert "refuses" in line(process)
     worker.await_total("refused_own_limit", 1)
     handed = 1 + 16 * (14 if kind.ports == "sticky" else 8)
-    worker.await_log(f"the set-up hands it {handed} descriptors")
+    worker.await_log(f"it would be handed {handed} descriptors")
     with member(worker, 400) as process:
         assert line(process) == "7\n"
         worker.wait(lambda: witness.can_ring(7), "it is announced")

@@ -44,6 +44,7 @@ from bench import process
 def main():
     if os.fork() == 0:
         print("forked", flush=True)
+    # Both are to be killed long before.
     time.sleep(600)
 
 process.run(main)
@@ -75,6 +76,7 @@ def test_a_benchmark_that_is_interrupted_leaves_nothing_behind(number: int) -> N
     ):
         while not list(Path(folder).glob("*/stock.sock")):
             assert process.poll() is None, process.communicate()
+            # Nothing tells that the last server was started but its socket.
             time.sleep(0.01)
         process.send_signal(number)
         told, complained = process.communicate()
