@@ -215,10 +215,14 @@ class Model:
         through = self._strike(src, dst, rings, message=message)
         if dst in self.members:
             self.members[dst].due[vector] += through
-        elif self.kind.relayed and dst != self.kind.switch:
+        elif self.kind.relayed and self.is_empty(dst):
             self._dropped += through
             self._dropped_lately += through
         return through
+
+    def is_empty(self, dst: int) -> bool:
+        """Whether nobody is there to be rung."""
+        return dst not in self.members and dst != self.kind.switch
 
     def _strike(self, src: int, dst: int, rings: int, *, message: bool) -> int:
         """Has the rules decide; returns how many doorbells they let through."""

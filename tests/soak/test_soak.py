@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -102,6 +103,20 @@ def test_a_soak_that_is_interrupted_leaves_nothing_behind(number: int) -> None:
 def test_an_honest_famezd_agrees_with_its_models(world: World) -> None:
     for fabric in world.fabrics.values():
         ring(fabric)
+    world.check()
+
+
+def test_a_port_is_rung_as_an_empty_one_only_when_its_peer_is_seen_to_be_gone(world: World) -> None:
+    fabric = world.fabrics["sticky"]
+    src, _, leaver = fabric.members.values()
+    worker = world.service.pids()["sticky"]
+    world.service.signal(worker, signal.SIGSTOP)
+    fabric.part(leaver)
+    # A doorbell that a worker sees together with the hang-up is passed on to who leaves, and not dropped.
+    waker = threading.Timer(0.3, world.service.signal, (worker, signal.SIGCONT))
+    waker.start()
+    fabric.ring(src, leaver.id, 0, 5)
+    waker.join()
     world.check()
 
 

@@ -112,6 +112,9 @@ class Fabric:
     def ring(self, src: Member, dst: int, vector: int, rings: int) -> None:
         """A member rings another, which it has to know first."""
         self.acquaint(src, dst)
+        if self.model.is_empty(dst):
+            # Until the worker has seen that nobody is there any more, who has left is rung.
+            self.settle()
         self.model.ring(src.id, dst, vector, rings)
         src.ring(dst, vector, rings)
 
