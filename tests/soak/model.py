@@ -117,6 +117,8 @@ class Member:
         """How often it says so."""
         self.departed: set[int] = set()
         """Ids that it has seen depart; with sticky ports nobody sees anybody."""
+        self.perhaps_departed: set[int] = set()
+        """Ids of which that depends on what was noticed first, its coming or their departure."""
 
     def missing(self) -> Counter[int]:
         """What has not arrived yet, by vector."""
@@ -146,6 +148,8 @@ class Model:
         self._former_vectors: Counter[Pair] = Counter()
         self._departed: set[int] = set()
         """Ids that somebody had and has no more."""
+        self._leaving: set[int] = set()
+        """Ids of those whose departure may not have been noticed yet."""
         self._rules: dict[Rule, tuple[int, int]] = {}
         self._dropped = 0
         self._perhaps_dropped = 0
@@ -158,7 +162,7 @@ class Model:
         """Whether a newcomer is taken in: None where that depends on how much others were told of departures."""
         if len(self.members) >= self.kind.peers:
             return False
-        seen = {peer for member in self.members.values() for peer in member.departed}
+        seen = {peer for member in self.members.values() for peer in member.departed | member.perhaps_departed}
         spare = set(self.kind.ids) - self.members.keys() - seen if self.kind.genz else True
         return True if self.kind.sticky or spare else None
 
@@ -175,6 +179,7 @@ class Model:
         if not self.kind.sticky and peer in self._departed:
             self._begin_anew(peer)
         self.members[peer] = Member(peer, exact=exact)
+        self.members[peer].perhaps_departed = self._leaving - {peer}
         return wrong
 
     def refuse(self, reason: str = "full") -> list[str]:
@@ -191,10 +196,15 @@ class Model:
         member = self.members.pop(peer)
         self.leaves[reason] += 1
         self._departed.add(peer)
+        self._leaving.add(peer)
         if self.kind.relayed:
             self._perhaps_dropped += 2 * sum(member.due.values())
         for other in self.members.values() if not self.kind.sticky else ():
             other.departed.add(peer)
+
+    def settle(self) -> None:
+        """All departures have been noticed."""
+        self._leaving.clear()
 
     def _begin_anew(self, peer: int) -> None:
         for counted, former in ((self._pairs, self._former), (self._vectors, self._former_vectors)):

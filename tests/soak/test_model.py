@@ -184,6 +184,17 @@ def test_whether_there_is_room() -> None:
     assert fresh.room() is None
 
 
+@pytest.mark.parametrize(("noticed", "room"), [(True, True), (False, None)])
+def test_whoever_comes_may_see_a_departure_that_was_not_noticed_before(noticed: bool, room: bool | None) -> None:
+    fresh = model(GENZ)
+    for peer in (1, 2):
+        fresh.leave(peer)
+    if noticed:
+        fresh.settle()
+    assert fresh.join(3) == []
+    assert fresh.room() is room
+
+
 def test_a_refusal_where_there_is_room_is_noticed() -> None:
     assert model().refuse() == ["a newcomer was turned away, and there was room"]
     assert model(peers=3).refuse() == []

@@ -21,7 +21,7 @@ from tests.descendants import children
 from tests.fabric.conftest import descriptors  # noqa: F401 (a fixture)
 from tests.qemu.machine import MachineError
 from tests.soak.actions import KINDS_OF_ACTIONS, rounds
-from tests.soak.model import Kind
+from tests.soak.model import Kind, Rule
 from tests.soak.peers import Qemu, Reader
 from tests.soak.service import Wrong
 from tests.soak.world import Fabric, World
@@ -117,6 +117,20 @@ def test_a_port_is_rung_as_an_empty_one_only_when_its_peer_is_seen_to_be_gone(wo
     waker.start()
     fabric.ring(src, leaver.id, 0, 5)
     waker.join()
+    world.check()
+
+
+def test_what_is_held_up_for_a_machine_is_waited_for(world: World) -> None:
+    fabric = world.fabrics["sticky"]
+    fabric.join("qemu")
+    slow, fast, *_ = fabric.members.values()
+    machine = next(member for member in fabric.members.values() if isinstance(member, Qemu))
+    world.change_rules(fabric, (Rule(slow.id, machine.id, "delay"),))
+    for src in (slow, fast):
+        fabric.ring(src, machine.id, 0, 1)
+    # The machine tells no more than that it was rung on that vector.
+    world.check()
+    time.sleep(0.1)
     world.check()
 
 
