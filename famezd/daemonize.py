@@ -132,7 +132,10 @@ def _detached(caller: FileIO, pid_file: Path | None, log: DaemonLog) -> Iterator
         # Until who serves has its own way to end.
         signal_map={signal.SIGTERM: "terminate", signal.SIGTTIN: None, signal.SIGTTOU: None, signal.SIGTSTP: None},
     )
+    # Whoever reads our pid may use it at once, and what is not entered yet is not left, either.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     with context:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield
 
 

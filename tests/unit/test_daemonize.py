@@ -27,14 +27,15 @@ def wait_for(name):
 def serve(ready):
     {}
 
+{}
 sys.exit(daemonize(serve, folder / "pid", LogFile(str(folder / "log"))))
 """
 
 
 @contextmanager
-def started(folder: Path, serve: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that becomes a daemon, whose `serve` is this line."""
-    command: list[str | Path] = [sys.executable, "-c", _PROGRAM.format(serve), folder]
+def started(folder: Path, serve: str, *, before: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A program that becomes a daemon, whose `serve` is this line, and another what it does before."""
+    command: list[str | Path] = [sys.executable, "-c", _PROGRAM.format(serve, before), folder]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as caller:
         yield caller
 
@@ -81,6 +82,19 @@ def test_a_start_that_is_ended_leaves_no_pid_file(tmp_path: Path) -> None:
     with started(tmp_path, "wait_for('nothing')"):
         wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         os.kill(int((tmp_path / "pid").read_text()), 15)
+    assert not (tmp_path / "pid").exists()
+
+
+_ENDED_AS_IT_WRITES = """
+from famezd.daemonize import TimeoutPIDLockFile
+acquire = TimeoutPIDLockFile.acquire
+TimeoutPIDLockFile.acquire = lambda lock: (acquire(lock), os.kill(os.getpid(), signal.SIGTERM))
+"""
+
+
+def test_a_start_that_is_ended_as_it_writes_its_pid_file_leaves_none(tmp_path: Path) -> None:
+    with started(tmp_path, "wait_for('nothing')", before=_ENDED_AS_IT_WRITES) as caller:
+        assert caller.wait(timeout=60) == 1
     assert not (tmp_path / "pid").exists()
 
 
