@@ -130,6 +130,7 @@ def test_what_is_held_up_for_a_machine_is_waited_for(world: World) -> None:
         fabric.ring(src, machine.id, 0, 1)
     # The machine tells no more than that it was rung on that vector.
     world.check()
+    # The rule's 20 ms, and some more: nothing tells that nothing else comes.
     time.sleep(0.1)
     world.check()
 
