@@ -472,8 +472,10 @@ def test_a_worker_that_dies_again_and_again_is_reported_and_served_when_it_can_b
 
                 def told(status: int, text: str, *arguments: str) -> bool:
                     # famezd tries it again after a while, which may be over before somebody has asked.
-                    done = famezd.ctl(*arguments) if dies(famezd, "lab") else None
-                    return done is not None and done.returncode == status and bool(re.search(text, done.stdout + done.stderr))
+                    if not dies(famezd, "lab"):
+                        return False
+                    done = famezd.ctl(*arguments)
+                    return done.returncode == status and bool(re.search(text, done.stdout + done.stderr))
 
                 eventually(lambda: told(3, failure, "status"), "it is reported as failed")
                 eventually(lambda: told(1, "famezctl: fabric lab is not served", "kick", "lab", "1"), "nobody is there")
