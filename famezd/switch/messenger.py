@@ -64,6 +64,8 @@ class Messenger:
         # The peer that has not acknowledged yet, and since when:
         self._waiting: tuple[int, float] | None = None
         self._deaf: set[int] = set()
+        # While a message is dealt with, whom to ring when it is acknowledged.
+        self._to_ring: list[int] | None = None
 
     @property
     def busy(self) -> bool:
@@ -152,17 +154,26 @@ class Messenger:
     def receive(self, peer: int) -> str | None:
         """The message in the peer's slot, None if there is none; it is to be acknowledged when it was dealt with.
 
-        Raises MailboxError if what stands there is none.
+        Until then nobody is rung: who hears the answer may send again at once, and takes its slot to be free. Raises
+        MailboxError if what stands there is no message; that is to be acknowledged, too.
         """
+        self._to_ring = []
         text = self.slots.peek(peer)
+        if text is None:
+            self._to_ring = None
+            return None
         try:
-            return None if text is None else text.decode()
+            return text.decode()
         except UnicodeDecodeError as e:
             raise MailboxError("it is no UTF-8") from e
 
     def acknowledge(self, peer: int) -> None:
         """The message in the peer's slot was dealt with: its owner may send again."""
         self.slots.acknowledge(peer)
+        # What these are rung for stands in the switch's slot: a successor finds it there, and rings.
+        rung, self._to_ring = self._to_ring or [], None
+        for receiver in rung:
+            self._ring(receiver, self._switch)
 
     def send(self, peer: int, text: str) -> None:
         """Sends a message as soon as those before it are acknowledged.
@@ -203,7 +214,10 @@ class Messenger:
             message = self._queue.popleft()
             self.slots.put(self._switch, message.text, message.peer)
             self._waiting = message.peer, now
-            self._ring(message.peer, self._switch)
+            if self._to_ring is None:
+                self._ring(message.peer, self._switch)
+            else:
+                self._to_ring.append(message.peer)
 
     def _patience(self, peer: int) -> float:
         """Seconds in which a peer has to take its message."""

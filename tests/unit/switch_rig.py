@@ -43,6 +43,8 @@ class Rig:
         self.settings = Settings("test", "/s", "test", slots_size(peers), **values)  # type: ignore[arg-type]
         self.personality = personality
         self.rung: list[tuple[int, int]] = []
+        self.pending_when_rung: list[bool] = []
+        """For each of these, whether the peer's own message was still to be acknowledged."""
         self.logger = Recorder()
         self._memory = open_backing(Backing("memfd", "test", self.settings.size)).descriptor
         self.mapped = MappedMemory(self._memory)
@@ -66,9 +68,13 @@ class Rig:
             FileMemory(self._memory),
             self.page,
             self.state_page,
-            ring=lambda peer, vector: self.rung.append((peer, vector)),
+            ring=self._ring,
             logger=self.logger,
         )
+
+    def _ring(self, peer: int, vector: int) -> None:
+        self.rung.append((peer, vector))
+        self.pending_when_rung.append(self.slots.pending(peer))
 
     def succeed(self, peers: list[int] | None = None, **changed: object) -> None:
         """Another worker takes over, with these peers if not with the same, and perhaps with other settings."""

@@ -114,6 +114,16 @@ def test_a_message_is_known_by_its_slot_where_the_ringer_is_not(rig: Rig) -> Non
     assert rig.rung == [(4, SWITCH)]
 
 
+@pytest.mark.parametrize("text", [b"ping", b"Link RFC TTC=100us"])
+def test_who_hears_an_answer_may_send_again_at_once(rig: Rig, text: bytes) -> None:
+    for n in range(1, 4):
+        rig.send(3, text)
+        assert rig.rung == [(3, SWITCH)] * n
+        assert not any(rig.pending_when_rung)
+        assert rig.take() is not None
+        rig.tick()
+
+
 @pytest.mark.parametrize("length", [MAX_TEXT + 1, 2**64 - 1])
 def test_a_length_beyond_the_buffer_is_logged_counted_and_acknowledged(rig: Rig, length: int) -> None:
     rig.mapped.set_word(3 * 512 + 64, length)
@@ -234,7 +244,7 @@ def test_a_message_stands_until_its_answer_is_there_and_what_it_changed_is_kept(
     real = rig.state_page.write
 
     def write(*tables: dict[str, dict[str, str]]) -> None:
-        standing.append((rig.slots.pending(1), bool(rig.rung)))
+        standing.append((rig.slots.pending(1), rig.slots.pending(SWITCH)))
         real(*tables)
 
     rig.state_page.write = write  # type: ignore[method-assign,assignment]
