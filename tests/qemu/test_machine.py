@@ -178,7 +178,7 @@ def test_a_machine_needs_the_device(tmp_path: Path) -> None:
 def test_a_machine_without_bells_is_ready_when_that_is_expected(tmp_path: Path) -> None:
     with StockServer(tmp_path, vectors=0) as server:
         with pytest.raises(MachineStuckError, match="no bells"):
-            Machine(server.arguments(VECTORS), tmp_path, patience=0.2).__enter__()
+            Machine(server.arguments(VECTORS), tmp_path, patience=2.0).__enter__()
         with Machine(server.arguments(VECTORS), tmp_path, complete=False) as machine:
             machine.ring(machine.peer_id, 0)
             assert machine.interrupts() == set()
