@@ -373,6 +373,8 @@ def test_a_kill_at_any_step_of_a_join_hurts_at_most_the_newcomer(town: Town) -> 
     """Nor that one, unless its next message, or one about it, is in doubt, or nothing was written about it yet."""
     fates: Counter[bool] = Counter()
     for n in count(1):
+        # Else it might have more to do at one time, and less at another, before it comes to that.
+        town.worker.rest()
         killed = town.kill_at(n, town.come, risen(lambda: town.worker.totals["joins"]))
         with closing(town.newcomer) as newcomer:
             if not killed:
@@ -422,6 +424,7 @@ def test_a_kill_at_any_step_of_a_departure_hurts_nobody(town: Town) -> None:
         leaver = town.lineage.member()
         leaving = leaver.id
         town.worker.acquaint(*town.established, leaver)
+        town.worker.rest()
         if not town.kill_at(n, partial(ring_and_leave, leaver, town.ids[0]), risen(lambda: town.worker.left)):
             break
         if town.doubt():

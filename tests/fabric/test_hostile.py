@@ -239,7 +239,8 @@ def let_go_of_what_is_ready(worker: Worker) -> None:
     try:
         leaver.close()
         worker.wait(lambda: len(worker.present) == 2, "it has left")
-        worker.barrier()
+        # It has tried to make ready what the next one needs.
+        worker.rest()
     finally:
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
 

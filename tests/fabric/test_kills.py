@@ -1,4 +1,7 @@
-"""A thousand kills at random moments under traffic: every doorbell is counted once, and delivered."""
+"""A thousand kills at random moments under traffic: every doorbell is counted once, and delivered.
+
+How many of them catch one in flight is for the scheduler to decide; test_every_step.py kills at each step of that.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,6 @@ class Traffic:
         self.lineage = lineage
         self.made: Counter[Bell] = Counter()
         """What was rung since the beginning."""
-        self.caught = 0
-        """How many workers were killed with a doorbell in flight."""
         self._peers = peers
         self._order = order
         self._bells = [
@@ -74,7 +75,6 @@ class Traffic:
         self.lineage.kill()
         if (found := self.lineage.in_flight()) is not None:
             (_, dst, vector), rings = found
-            self.caught += 1
             self._again[dst, vector] += rings
 
     def _settle(self) -> None:
@@ -107,8 +107,6 @@ def test_kills_at_random_moments_lose_no_doorbell_and_no_count(lineage: Lineage)
         starting = order.random() < 0.2
         traffic.round(starting=starting)
         kills += 1 + starting
-    # How many there are is for the scheduler to decide.
-    assert traffic.caught > KILLS / 100
     assert set(traffic.made) == set(lineage.worker.doorbells())
     for peer in peers:
         assert not peer.ended()

@@ -43,6 +43,8 @@ DEADLINE = 60.0
 """Seconds for anything that is expected; nothing takes nearly as long, however much else the machine has to do."""
 LOOK = 0.002
 """Seconds between two looks at what has no event, such as a counter in shared memory."""
+_MOMENT = 0.005
+"""Seconds without a turn of its loop, after which a worker that sleeps is at rest."""
 PLAIN, GENZ = "famezd.switch.plain:Plain", "famezd.switch.genz:Genz"
 
 T = TypeVar("T")
@@ -249,6 +251,17 @@ class Worker:
             # The signal by which its relay watches itself: it makes the loop turn, and does nothing else.
             os.kill(self.pid, signal.SIGALRM)
             self.wait(lambda: self.totals["turns"] > turns, "it turns once more")  # noqa: B023 (called at once)
+
+    def rest(self) -> None:
+        """Returns when it has nothing to do, and has had nothing for a moment: it makes nothing ready any more."""
+        turns = -1
+        while (now := self.totals["turns"]) != turns or self._state != "S":
+            turns = now
+            self._listen(_MOMENT)
+
+    @property
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
 
     # Its counters
 
