@@ -82,7 +82,7 @@ class Scene:
             self.peers[src].ring(self._first + dst, vector, n)
             counted[src, dst, vector] = n
             self.worker.await_doorbells(counted)
-        self.worker.barrier()
+        self.worker.rest()
         for place, vector in product(range(2), range(VECTORS)):
             self.peers[place].take(vector)
         self.mailbox = MappedMemory(self.peers[0].memory)
