@@ -155,6 +155,7 @@ class Library(Member):
         except ClientError as e:
             raise Refused(str(e)) from e
         self.id = self._peer.id
+        self._vectors = settings.vectors
         self._rung: Counter[int] = Counter()
 
     def ring(self, dst: int, vector: int, rings: int) -> None:
@@ -176,7 +177,8 @@ class Library(Member):
 
     def knows(self) -> set[int] | None:
         self._look()
-        return set(self._peer.peers)
+        # Whose announcement has come as a whole: a message for each vector.
+        return {dst for dst in self._peer.peers if self._peer.vectors_of(dst) == self._vectors}
 
     def ended(self) -> bool:
         self._look()
@@ -200,6 +202,7 @@ class Program(Member):
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
+        self._vectors = settings.vectors
         self._rung: Counter[int] = Counter()
         try:
             self.id = self._hello()
@@ -249,7 +252,7 @@ class Program(Member):
         return told
 
     def knows(self) -> set[int] | None:
-        return set(self._look()["peers"])
+        return {int(dst) for dst, vectors in self._look()["peers"].items() if vectors == self._vectors}
 
     def ended(self) -> bool:
         return bool(self._look()["ended"])

@@ -60,7 +60,7 @@ def hear(peer: Peer) -> dict[str, Any]:
             rung.update({event.vector: event.rings for event in events if isinstance(event, Doorbell)})
     except ClientError:
         pass
-    return {"rung": rung, "peers": peer.peers, "ended": peer.ended}
+    return {"rung": rung, "peers": {other: peer.vectors_of(other) for other in peer.peers}, "ended": peer.ended}
 
 
 def answer(**fields: object) -> None:
