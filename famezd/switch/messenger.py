@@ -157,15 +157,15 @@ class Messenger:
         Until then nobody is rung: who hears the answer may send again at once, and takes its slot to be free. Raises
         MailboxError if what stands there is no message; that is to be acknowledged, too.
         """
-        self._to_ring = []
         text = self.slots.peek(peer)
         if text is None:
-            self._to_ring = None
             return None
         try:
-            return text.decode()
+            message = text.decode()
         except UnicodeDecodeError as e:
             raise MailboxError("it is no UTF-8") from e
+        self._to_ring = []
+        return message
 
     def acknowledge(self, peer: int) -> None:
         """The message in the peer's slot was dealt with: its owner may send again."""

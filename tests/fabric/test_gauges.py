@@ -67,7 +67,7 @@ def test_bells_that_are_found_rung_at_once_are_one_batch(start: Start) -> None:
     worker.rest()
     before = batches(worker)
     os.kill(worker.pid, signal.SIGSTOP)
-    worker.wait(lambda: Path(f"/proc/{worker.pid}/stat").read_text().rpartition(") ")[2][0] == "T", "it stands still")
+    worker.wait(lambda: worker.state == "T", "it stands still")
     for vector in range(10):
         one.ring(other.id, vector, 5)
     os.kill(worker.pid, signal.SIGCONT)

@@ -254,13 +254,17 @@ class Worker:
 
     def rest(self) -> None:
         """Returns when it has nothing to do, and has had nothing for a moment: it makes nothing ready any more."""
-        turns = -1
-        while (now := self.totals["turns"]) != turns or self._state != "S":
-            turns = now
+
+        def rests() -> bool:
+            turns = self.totals["turns"]
             self._listen(_MOMENT)
+            return self.state == "S" and self.totals["turns"] == turns
+
+        self.wait(rests, "it is at rest")
 
     @property
-    def _state(self) -> str:
+    def state(self) -> str:
+        """What its process does, as proc(5) has it: S where it sleeps, T where it is stopped."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
 
     # Its counters

@@ -6,24 +6,27 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from famezd.fabric.settings import Settings
+from famezd.protocol import Batch, Descriptor, Outbox, PeerId, announcement, setup
 from tests.descendants import children
 from tests.fabric.conftest import descriptors  # noqa: F401 (a fixture)
 from tests.qemu.machine import MachineError
 from tests.soak.actions import KINDS_OF_ACTIONS, rounds
 from tests.soak.model import Kind, Rule
-from tests.soak.peers import Qemu, Reader
-from tests.soak.service import Wrong
+from tests.soak.peers import Library, Program, Qemu, Reader
+from tests.soak.service import Wrong, until
 from tests.soak.world import Fabric, World
 
 KINDS: Mapping[str, Kind] = {
@@ -149,6 +152,37 @@ def test_a_famezd_that_doubles_doorbells_is_caught(world: World) -> None:
     ring(world.fabrics["fresh"])
     with pytest.raises(Wrong, match="fabric fresh: peer 2 was rung 6 times on vector 1, not 3"):
         world.check()
+
+
+@pytest.mark.parametrize("kind", [Library, Program])
+def test_a_peer_is_known_when_its_whole_announcement_has_come(kind: type[Library | Program]) -> None:
+    bells = [Descriptor(os.eventfd(0)) for _ in range(3)]
+    memory = Descriptor(os.memfd_create("soak"))
+    with tempfile.TemporaryDirectory(prefix="fz") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        listener.listen()
+        connections: list[socket.socket] = []
+
+        def tell(batches: Iterable[Batch], most: int = 100) -> None:
+            outbox.extend(batches)
+            outbox.flush(lambda words, fds: int(bool(socket.send_fds(connections[0], [words[:8]], fds[:1]))), most)
+
+        def welcome() -> None:
+            connections.append(listener.accept()[0])
+            tell(setup(PeerId(1), memory, [], bells))
+
+        outbox, server = Outbox(), threading.Thread(target=welcome)
+        server.start()
+        member = kind(Settings("fresh", f"{folder}/s", "", 0, vectors=3))
+        server.join()
+        tell([announcement(PeerId(2), bells)], 2)
+        assert [member.knows(), member.knows()] == [set(), set()]
+        tell([])
+        until(lambda: member.knows() == {2}, "it knows peer 2")
+        member.close()
+        connections[0].close()
+    for descriptor in (memory, *bells):
+        os.close(descriptor)
 
 
 def test_a_doorbell_of_which_the_model_knows_nothing_is_caught(world: World) -> None:

@@ -255,7 +255,7 @@ FABRIC: tuple[FabricFamily, ...] = (
         "famez_relay_batch_bells",
         "histogram",
         "Bells that the relay saw to in one turn of the worker's loop, of turns in which there were any; each may have"
-        " been rung more than once. Those that it saw to amid a join or a departure are not among them.",
+        " been rung more than once. Those that it saw to amid something longer, as a join, are not among them.",
         "rate(famez_relay_batch_bells_sum[1m]) / rate(famez_relay_batch_bells_count[1m])",
         (
             Part("_bucket", ("fabric", "le"), batches),
